@@ -1,0 +1,67 @@
+import type { AnyObject, KubeObject } from '../meta/object.js';
+
+/** One wrong field: Kubernetes' `field.Error` (apimachinery util/validation/field). */
+export interface FieldError {
+  type:
+    | 'Required'
+    | 'Invalid'
+    | 'NotSupported'
+    | 'Duplicate'
+    | 'Forbidden'
+    | 'TooLong'
+    | 'TooMany'
+    | 'NotFound'
+    | 'TypeInvalid';
+  /** e.g. `spec.containers[0].image` */
+  field: string;
+  /** the whole text after `field: `, in Kubernetes' wording, e.g. `Required value` or `Invalid value: "x": must be …` */
+  message: string;
+}
+
+/** A column of the `Table` that kubectl prints (meta/v1 TableColumnDefinition). */
+export interface Column<T> {
+  name: string;
+  type: 'string' | 'integer' | 'boolean' | 'date';
+  format?: string;
+  description?: string;
+  /** 0 shows always; 1 shows with `-o wide`. */
+  priority?: number;
+  value(o: T, now: number): unknown;
+}
+
+/** One declaration per kind: every verb, format and tool works from it. */
+export interface Kind<T extends KubeObject = AnyObject> {
+  /** '' for the core group. */
+  readonly group: string;
+  readonly version: string;
+  readonly kind: string;
+  /** The resource name in URLs, e.g. `pods`. */
+  readonly plural: string;
+  readonly singular: string;
+  readonly shortNames: readonly string[];
+  readonly categories: readonly string[];
+  readonly namespaced: boolean;
+  /** Definition name in the generated OpenAPI, e.g. `io.k8s.api.core.v1.Pod`. */
+  readonly schema: string;
+  readonly columns: readonly Column<T>[];
+  /** Has a `status` subresource: main writes keep status, status writes keep the rest. */
+  readonly status: boolean;
+  /** JSON paths for the `scale` subresource. */
+  readonly scale?: { specReplicas: string; statusReplicas: string; labelSelector: string };
+  /** Field selector label → value; `metadata.name` and `metadata.namespace` are always there. */
+  readonly selectable: Readonly<Record<string, (o: T) => string>>;
+  /** Grace period in seconds when a delete names none; absent: deletion is immediate. */
+  readonly defaultGracePeriod?: (o: T) => number;
+  /** Fills in defaults, in place, on every write and before validation. */
+  setDefaults?(o: T): void;
+  /** In place, after defaults: clears or sets what a creator may not choose (status, generation…). */
+  prepareForCreate?(o: T): void;
+  /** In place: carries over what an updater may not change silently. Return value: has the spec changed (generation + 1)? Absent: spec compared. */
+  prepareForUpdate?(o: T, old: T): void;
+  validate?(o: T): FieldError[];
+  validateUpdate?(o: T, old: T): FieldError[];
+}
+
+/** `apps/v1`, or `v1` for the core group. */
+export const apiVersionOf = (k: Pick<Kind, 'group' | 'version'>): string =>
+  k.group ? `${k.group}/${k.version}` : k.version;

@@ -1,0 +1,51 @@
+import type { ConfigMap, Event, Node, Pod, Secret, ServiceAccount } from 'kubernetes-types/core/v1.js';
+
+/**
+ * What a node must have: pods bound to it and every object that they refer to. The hub computes it from the store;
+ * nothing else goes down the link but this, acknowledgements and streams.
+ */
+export interface DesiredSet {
+  /** The store revision it was computed at; never goes back. */
+  generation: number;
+  pods: Pod[];
+  configMaps: ConfigMap[];
+  secrets: Secret[];
+  serviceAccounts: ServiceAccount[];
+}
+
+/** What an agent says of its node: latest state, whole. */
+export interface NodeReport {
+  labels: Record<string, string>;
+  capacity: Record<string, string>;
+  allocatable: Record<string, string>;
+  addresses: { type: string; address: string }[];
+  nodeInfo: NonNullable<NonNullable<Node['status']>['nodeInfo']>;
+  /** Every condition but `Ready`'s link part, which the hub derives; `Ready` here says whether the agent itself is well. */
+  conditions: NonNullable<NonNullable<Node['status']>['conditions']>;
+  /** RuntimeClass handlers that work here. */
+  runtimeHandlers: string[];
+  images?: { names: string[]; sizeBytes: number }[];
+}
+
+/** What an agent says of one pod: latest state, whole. `gone`: everything of it has ended and was cleaned up. */
+export interface PodReport {
+  namespace: string;
+  name: string;
+  uid: string;
+  status: NonNullable<Pod['status']>;
+  /** A pod that was being deleted has ended: the hub may remove the object. */
+  gone?: boolean;
+}
+
+/** An event as the agent tells it; the hub makes or aggregates the Event object. */
+export interface AgentEvent {
+  involved: { kind: 'Pod' | 'Node'; namespace?: string; name: string; uid?: string; fieldPath?: string };
+  type: 'Normal' | 'Warning';
+  reason: string;
+  message: string;
+  /** Unix milliseconds by the agent's clock. */
+  at: number;
+  count: number;
+}
+
+export type KubeEvent = Event;

@@ -1,0 +1,65 @@
+import type { Kind } from '../api/kinds/kind.js';
+import type { KubeObject, ObjectKey } from '../api/meta/object.js';
+
+/** Deeply read-only: objects from the registry are shared and frozen; `structuredClone` before changing one. */
+export type Frozen<T> = T extends (infer U)[]
+  ? readonly Frozen<U>[]
+  : T extends object
+    ? { readonly [K in keyof T]: Frozen<T[K]> }
+    : T;
+
+export interface ListOptions {
+  namespace?: string;
+  /** Kubernetes' selector text, e.g. `app=web,tier!=db`. */
+  labelSelector?: string;
+  /** Kubernetes' field selector text, e.g. `spec.nodeName=pi1`. */
+  fieldSelector?: string;
+}
+
+export interface WatchOptions extends ListOptions {
+  /** Deliver changes after this revision; absent: synthetic ADDED events for all that exists first. */
+  resourceVersion?: string;
+}
+
+export type WatchEvent<T> =
+  | { type: 'ADDED' | 'MODIFIED' | 'DELETED'; object: T }
+  | { type: 'BOOKMARK'; object: KubeObject };
+
+/** Ends when `close` is called or when the watcher fell too far behind (then it throws ApiError 'Expired'). */
+export interface Watcher<T> extends AsyncIterable<WatchEvent<T>> {
+  close(): void;
+}
+
+export interface DeleteOptions {
+  gracePeriodSeconds?: number;
+  uid?: string;
+  resourceVersion?: string;
+  propagationPolicy?: 'Background' | 'Foreground' | 'Orphan';
+}
+
+/**
+ * The narrow door through which scheduler, controllers and link read and write the cluster; a remote client has the
+ * same one. Every method rejects with ApiError. Reads come from memory. Writers that pass a `metadata.resourceVersion`
+ * get compare-and-swap.
+ */
+export interface Client {
+  get<T extends KubeObject>(kind: Kind<T>, key: ObjectKey): Promise<Frozen<T>>;
+  list<T extends KubeObject>(
+    kind: Kind<T>,
+    options?: ListOptions,
+  ): Promise<{ items: Frozen<T>[]; resourceVersion: string }>;
+  watch<T extends KubeObject>(kind: Kind<T>, options?: WatchOptions): Watcher<Frozen<T>>;
+  create<T extends KubeObject>(kind: Kind<T>, object: T): Promise<Frozen<T>>;
+  update<T extends KubeObject>(kind: Kind<T>, object: T): Promise<Frozen<T>>;
+  updateStatus<T extends KubeObject>(kind: Kind<T>, object: T): Promise<Frozen<T>>;
+  /** A JSON merge patch (RFC 7386) of the object, or of its status when `subresource` is 'status'. */
+  patch<T extends KubeObject>(
+    kind: Kind<T>,
+    key: ObjectKey,
+    patch: object,
+    subresource?: 'status',
+  ): Promise<Frozen<T>>;
+  /** Sets `spec.nodeName`, as the pods/binding subresource does; rejects with Conflict when already bound. */
+  bind(pod: ObjectKey & { uid: string }, nodeName: string): Promise<void>;
+  delete<T extends KubeObject>(kind: Kind<T>, key: ObjectKey, options?: DeleteOptions): Promise<void>;
+}
