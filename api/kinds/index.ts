@@ -1,0 +1,38 @@
+import { configMaps, secrets, serviceAccounts } from './config.js';
+import { events } from './event.js';
+import type { Kind } from './kind.js';
+import { leases } from './lease.js';
+import { namespaces } from './namespace.js';
+import { nodes } from './node.js';
+import { pods } from './pod.js';
+import { runtimeClasses } from './runtimeclass.js';
+import { deployments, replicaSets } from './workloads.js';
+
+export {
+  configMaps,
+  deployments,
+  events,
+  leases,
+  namespaces,
+  nodes,
+  pods,
+  replicaSets,
+  runtimeClasses,
+  secrets,
+  serviceAccounts,
+};
+
+/** Every kind that the API serves. A new kind is a declaration and a line here. */
+export const allKinds: readonly Kind[] = [
+  namespaces,
+  nodes,
+  pods,
+  configMaps,
+  secrets,
+  serviceAccounts,
+  events,
+  leases,
+  runtimeClasses,
+  deployments,
+  replicaSets,
+] as unknown as readonly Kind[];
