@@ -6,13 +6,20 @@
  */
 export interface Entry {
   readonly key: string;
-  /** Deeply frozen. Its `metadata.resourceVersion` is NOT set by the store; the registry stamps it on the way out. */
+  /** Deeply frozen. `metadata.resourceVersion` is in it when the store was given a {@link Stamp}. */
   readonly value: unknown;
   /** Revision of the last change. */
   readonly revision: number;
   /** Revision of the creation. */
   readonly createRevision: number;
 }
+
+/**
+ * Writes a revision into a value: the store calls it when the revision is known and before it freezes the value, both
+ * at commit and after reading from disk. So one copy per object serves every reader. Every store's constructor takes
+ * `{ stamp?: Stamp }` among its options; the registry's is `stampResourceVersion`.
+ */
+export type Stamp = (value: object, revision: number) => void;
 
 export interface StoreEvent {
   readonly type: 'put' | 'delete';
@@ -60,7 +67,11 @@ export interface Store {
   get(key: string): Entry | undefined;
   /** Entries under the prefix in key order, with the revision they were read at. Synchronous: a consistent snapshot. */
   list(prefix: string): { entries: Entry[]; revision: number };
-  /** Resolve once durable (fsync'ed). Visible to readers and watchers only then. Reject with RevisionConflict. */
+  /**
+   * Resolve once durable (fsync'ed). Visible to readers and watchers only then. Reject with RevisionConflict.
+   * `value` belongs to the store from the call on: it is stamped and frozen in place, not copied. Parts of it may be
+   * frozen already (shared with an earlier version).
+   */
   create(key: string, value: object): Promise<Entry>;
   update(key: string, value: object, expectedRevision: number): Promise<Entry>;
   delete(key: string, expectedRevision: number): Promise<Entry>;
