@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # usage: fetch-kubectl.sh <suite> <dir>
-# Puts Debian's kubectl of a suite (trixie: 1.32, sid: 1.36 …) at <dir>/kubectl, without installing a package.
+# Puts Debian's kubectl of a suite (trixie: 1.32, sid: 1.36 …) at <dir>/usr/bin/kubectl, without installing a package.
 # The mirror is the one this machine's apt uses. Trust: the archive's signed InRelease (by Debian's keyring) vouches for the
-# package index, the index for the .deb. Does nothing when <dir>/kubectl runs already.
+# package index, the index for the .deb. Does nothing when that runs already.
 set -euo pipefail
 suite=${1:?suite, e.g. trixie} dir=${2:?target directory}
-[ -x "$dir/kubectl" ] && "$dir/kubectl" version --client >/dev/null 2>&1 && exit 0
+kubectl=$dir/usr/bin/kubectl
+[ -x "$kubectl" ] && "$kubectl" version --client >/dev/null 2>&1 && exit 0
 
 fail() { echo "fetch-kubectl.sh: $*" >&2; exit 1; }
 for tool in curl xz dpkg-deb gpgv sha256sum awk; do
@@ -53,7 +54,7 @@ get "$file" "$work/kubectl.deb"
 check "$sum" "$work/kubectl.deb" "$file"
 
 dpkg-deb -x "$work/kubectl.deb" "$work/root"
-mkdir -p "$dir"
-install -m 755 "$work/root/usr/bin/kubectl" "$dir/kubectl.$$"
-mv "$dir/kubectl.$$" "$dir/kubectl"
-"$dir/kubectl" version --client | head -n 1
+mkdir -p "$dir/usr/bin"
+install -m 755 "$work/root/usr/bin/kubectl" "$kubectl.$$"
+mv "$kubectl.$$" "$kubectl"
+"$kubectl" version --client | head -n 1
