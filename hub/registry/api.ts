@@ -1,0 +1,108 @@
+import type { Kind } from '../../api/kinds/kind.js';
+import type { AnyObject, ObjectKey } from '../../api/meta/object.js';
+import type { Client, DeleteOptions, Frozen, ListOptions, Watcher, WatchOptions } from '../client.js';
+
+/** Who asks, and how: carried through every verb. */
+export interface RequestContext {
+  readonly user: string;
+  readonly groups: readonly string[];
+  /** `dryRun=All`: everything is checked and answered, nothing is written. */
+  readonly dryRun?: boolean;
+  readonly fieldManager?: string;
+  /** What to do about unknown and duplicate fields; absent: `Warn`, as Kubernetes does. */
+  readonly fieldValidation?: 'Strict' | 'Warn' | 'Ignore';
+  /** Texts for the `Warning` response header; verbs append. */
+  readonly warnings: string[];
+}
+
+export type Subresource = 'status' | 'scale' | 'finalize';
+
+/** `namespace` absent on a namespaced kind: all namespaces. */
+export interface ListQuery extends ListOptions {
+  limit?: number;
+  continue?: string;
+  resourceVersion?: string;
+  resourceVersionMatch?: 'Exact' | 'NotOlderThan';
+}
+
+export interface ListResult {
+  readonly items: readonly Frozen<AnyObject>[];
+  readonly resourceVersion: string;
+  readonly continue?: string;
+  readonly remainingItemCount?: number;
+}
+
+export interface WatchQuery extends WatchOptions {
+  allowWatchBookmarks?: boolean;
+  /** Streaming lists: synthetic ADDED events, then a bookmark annotated `k8s.io/initial-events-end`. */
+  sendInitialEvents?: boolean;
+}
+
+export const PATCH_TYPES = {
+  json: 'application/json-patch+json',
+  merge: 'application/merge-patch+json',
+  strategic: 'application/strategic-merge-patch+json',
+  apply: 'application/apply-patch+yaml',
+} as const;
+
+export type PatchType = (typeof PATCH_TYPES)[keyof typeof PATCH_TYPES];
+
+export interface DeleteResult {
+  /** The object as it is now (being deleted), or as it last was (removed). */
+  readonly object: Frozen<AnyObject>;
+  /** Gone from the store: answer `Status` Success. Otherwise answer the object: it ends later (grace, finalizers). */
+  readonly removed: boolean;
+}
+
+/** All verbs for all kinds. Every method throws or rejects with ApiError and nothing else. Objects given out are frozen and shared. */
+export interface RegistryVerbs {
+  readonly kinds: readonly Kind[];
+  /** The store's revision now, as a resourceVersion. */
+  readonly resourceVersion: string;
+  kindFor(group: string, version: string, plural: string): Kind | undefined;
+
+  get(ctx: RequestContext, kind: Kind, key: ObjectKey, subresource?: Subresource): Frozen<AnyObject>;
+  list(ctx: RequestContext, kind: Kind, query: ListQuery): ListResult;
+  watch(ctx: RequestContext, kind: Kind, query: WatchQuery): Watcher<Frozen<AnyObject>>;
+  /**
+   * `body` is what JSON.parse returned, of whatever shape; it belongs to the registry from then on. So for the other
+   * verbs that take a body.
+   */
+  create(
+    ctx: RequestContext,
+    kind: Kind,
+    namespace: string | undefined,
+    body: unknown,
+  ): Promise<Frozen<AnyObject>>;
+  /** POST pods/NAME/binding with a core/v1 Binding. */
+  bind(ctx: RequestContext, key: ObjectKey, body: unknown): Promise<void>;
+  /** POST pods/NAME/eviction with a policy/v1 Eviction. */
+  evict(ctx: RequestContext, key: ObjectKey, body: unknown): Promise<void>;
+  update(
+    ctx: RequestContext,
+    kind: Kind,
+    key: ObjectKey,
+    body: unknown,
+    subresource?: Subresource,
+  ): Promise<Frozen<AnyObject>>;
+  patch(
+    ctx: RequestContext,
+    kind: Kind,
+    key: ObjectKey,
+    type: string,
+    body: unknown,
+    subresource?: Subresource,
+  ): Promise<Frozen<AnyObject>>;
+  delete(ctx: RequestContext, kind: Kind, key: ObjectKey, options: DeleteOptions): Promise<DeleteResult>;
+  /** Deletes all that match; the list is as it was before. */
+  deleteCollection(
+    ctx: RequestContext,
+    kind: Kind,
+    query: ListQuery,
+    options: DeleteOptions,
+  ): Promise<ListResult>;
+  /** Reads a `DeleteOptions` body (or nothing) and query parameters of the same names; throws BadRequest. */
+  deleteOptions(body: unknown, query: Readonly<Record<string, string | undefined>>): DeleteOptions;
+  /** The narrow door for scheduler, controllers and link, acting as `user`. */
+  client(user?: string): Client;
+}
