@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { sleep, systemClock } from '../../api/clock.js';
 import { type ShimHarness, shimConformance, type WorkloadIntents } from '../conformance.js';
-import { type FakeScript, FakeShim, SCRIPT_ANNOTATION } from './fake.js';
+import { type FakeScript, FakeShim, type FakeStep, SCRIPT_ANNOTATION } from './fake.js';
 
 const write = (text: string | undefined, stderr: boolean): FakeStep[] =>
   text === undefined ? [] : [{ log: text.replace(/\n$/, ''), stderr, partial: !text.endsWith('\n') }];
