@@ -54,6 +54,9 @@ export class Compacted extends Error {
 }
 
 export interface StoreWatch extends AsyncIterable<StoreEvent> {
+  /** Every change up to this revision that concerns the watch has been taken by its consumer: what a bookmark may say. */
+  readonly revision: number;
+  /** Ends the iteration; what is still buffered is dropped. Idempotent. */
   close(): void;
 }
 

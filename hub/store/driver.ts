@@ -1,0 +1,75 @@
+/** One stored object as a driver keeps it. */
+export interface StoredRecord {
+  readonly key: string;
+  /** The value as JSON text, made once by the store. */
+  readonly json: string;
+  readonly revision: number;
+  readonly createRevision: number;
+}
+
+/** One change of a batch. Revisions within a batch and across batches go up by one each. */
+export type Change =
+  | ({ readonly type: 'put' } & StoredRecord)
+  | { readonly type: 'delete'; readonly key: string; readonly revision: number };
+
+/** What {@link Driver.open} found. */
+export interface Loaded {
+  /** Every live record, in any order. Parsed records need not be kept by the driver. */
+  readonly records: Iterable<StoredRecord>;
+  /** The highest revision ever committed, that of a delete included. 0 for a new store. */
+  readonly revision: number;
+}
+
+/**
+ * Where committed changes are kept. Revisions, compare-and-swap, lists and watches are the business of `DriverStore`,
+ * which is the driver's only caller and never has two calls under way at once.
+ *
+ * The drivers here have one writer at a time (an exclusive lock), so the comparison made in memory is the truth. A driver
+ * for etcd, which several hubs share, extends this in two places and leaves the rest alone:
+ * - `commit` becomes one etcd transaction per change, comparing the key's `mod_revision` with the revision that the
+ *   change replaces, and resolves with what etcd said: the header's revision (taken instead of the proposed one), or the
+ *   record that is there now (the store then rejects with RevisionConflict, as it does for its own comparison).
+ * - `open` takes a callback for changes made by others, fed from an etcd watch that starts at the revision of the first
+ *   range read; own changes come back the same way and are recognised by their revision. `DriverStore` applies them
+ *   through the same path as its own batches, so its index and its watchers need nothing new.
+ */
+export interface Driver {
+  /** Takes the exclusive lock, recovers from a crash and reads everything. Rejects with StoreUnreadable or StoreLocked. */
+  open(): Promise<Loaded>;
+  /**
+   * Makes the whole batch durable, or none of it: after a crash either all of its changes are there or none. When it
+   * rejects nothing of the batch may ever be seen; the next commit tries afresh.
+   */
+  commit(batch: readonly Change[]): Promise<void>;
+  /** Gives lock and files back. Idempotent. */
+  close(): Promise<void>;
+}
+
+/** The data cannot be read. `movedTo` is where it was set aside; empty when it could not even be moved. */
+export class StoreUnreadable extends Error {
+  constructor(
+    readonly file: string,
+    readonly why: string,
+    readonly movedTo: string,
+    readonly remedy: string,
+  ) {
+    super(
+      `the store ${file} cannot be read: ${why}.${movedTo ? ` It was set aside as ${movedTo}.` : ''} ${remedy}`,
+    );
+    this.name = 'StoreUnreadable';
+  }
+}
+
+/** Another process has this data directory open. */
+export class StoreLocked extends Error {
+  constructor(
+    readonly dir: string,
+    readonly pid: number,
+  ) {
+    super(
+      `the data directory ${dir} is in use by ${pid ? `process ${pid}` : 'another process'}: ` +
+        'stop that one first, or choose another --data-dir',
+    );
+    this.name = 'StoreLocked';
+  }
+}
