@@ -138,6 +138,27 @@ describe('compare-and-swap', () => {
     expect(good.status).toBe('fulfilled');
   });
 
+  it('stamps the revision into values, at commit and after a restart, and not into what is stored', async () => {
+    const stamp = (v: object, revision: number) => {
+      (v as { at?: number }).at = revision;
+    };
+    const driver = new MemoryDriver();
+    const one = new DriverStore(driver, { stamp });
+    await one.open();
+    await one.create('/a', { n: 1 });
+    const updated = await one.update('/a', { n: 2 }, 1);
+    expect(updated.value).toEqual({ n: 2, at: 2 });
+    // A value that cannot be stamped is its own writer's mistake and nobody else's.
+    const [bad, good] = await Promise.allSettled([one.create('/x', Object.freeze({})), one.create('/y', {})]);
+    expect([bad.status, good.status]).toEqual(['rejected', 'fulfilled']);
+    expect(one.get('/y')!.revision).toBe(3);
+    await one.close();
+    expect([...(await driver.open()).records][0]!.json).toBe('{"n":2}');
+    const two = new DriverStore(driver, { stamp });
+    await two.open();
+    expect(two.get('/a')!.value).toEqual({ n: 2, at: 2 });
+  });
+
   it('hands out deeply frozen values', async () => {
     const s = await opened();
     const e = await s.create('/a', { deep: { list: [{ n: 1 }] } });

@@ -1,5 +1,12 @@
 import type { Change, Driver } from './driver.js';
-import { type Entry, RevisionConflict, type Store, type StoreEvent, type StoreWatch } from './store.js';
+import {
+  type Entry,
+  RevisionConflict,
+  type Stamp,
+  type Store,
+  type StoreEvent,
+  type StoreWatch,
+} from './store.js';
 import { WatchWindow, type WindowLimits } from './watch-window.js';
 
 export interface StoreOptions extends Partial<WindowLimits> {
@@ -9,6 +16,8 @@ export interface StoreOptions extends Partial<WindowLimits> {
   batchBytes?: number;
   /** Writes that may wait; beyond, a write is rejected with {@link StoreBusy}. */
   queuedWrites?: number;
+  /** Writes the revision into each value before it is frozen. */
+  stamp?: Stamp;
 }
 
 const DEFAULTS: Required<StoreOptions> = {
@@ -18,6 +27,7 @@ const DEFAULTS: Required<StoreOptions> = {
   batchChanges: 512,
   batchBytes: 4 << 20,
   queuedWrites: 16_384,
+  stamp: () => {},
 };
 
 /** More writes are waiting for the disk than the store holds. Try again later. */
@@ -85,8 +95,7 @@ class Index {
 /**
  * The store: an index of frozen values in memory over a driver that makes changes durable. Writes that arrive while
  * the driver is busy form the next batch (group commit), each is compared with what the batches before it left, and
- * readers and watchers see a change only once it is durable. The store takes ownership of the objects it is given and
- * freezes them.
+ * readers and watchers see a change only once it is durable.
  */
 export class DriverStore implements Store {
   readonly #driver: Driver;
@@ -184,21 +193,23 @@ export class DriverStore implements Store {
       for (const write of writes) {
         const { key, put } = write;
         const previous = changed.has(key) ? changed.get(key) : this.#index.get(key);
+        let entry: Entry | undefined;
+        const created = previous?.createRevision ?? revision + 1;
         try {
           check(key, previous, write.expected);
+          if (put) entry = this.#entry(key, put.value, revision + 1, created, put.json.length);
         } catch (error) {
           refused.push({ write, error });
           continue;
         }
         revision++;
-        if (put) {
-          const created = previous?.createRevision ?? revision;
-          const entry = this.#entry(key, put.value, revision, created, put.json.length);
+        if (put && entry) {
           changed.set(key, entry);
           changes.push({ type: 'put', key, json: put.json, revision, createRevision: created });
+          const bytes = put.json.length;
           events.push({
             event: { type: 'put', revision, key, entry, previous },
-            bytes: put.json.length,
+            bytes,
             write,
             result: entry,
           });
@@ -243,6 +254,7 @@ export class DriverStore implements Store {
   }
 
   #entry(key: string, value: object, revision: number, createRevision: number, bytes: number): Entry {
+    this.#options.stamp(value, revision);
     const entry: Entry = Object.freeze({ key, value: deepFreeze(value), revision, createRevision });
     this.#bytes.set(entry, bytes);
     return entry;
