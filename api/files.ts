@@ -1,0 +1,34 @@
+/** Writing files so that a cut of power leaves the old content or the new, never a torn one. */
+import { closeSync, fchmodSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+
+/** Makes renames and new names in `dir` durable. */
+export function fsyncDir(dir: string): void {
+  const fd = openSync(dir, 'r');
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Writes beside, fsyncs, renames over, fsyncs the directory. Throws the file system's error and leaves no debris. */
+export function writeFileAtomic(path: string, data: string | Uint8Array, mode: number): void {
+  const bytes = typeof data === 'string' ? Buffer.from(data) : data;
+  const tmp = join(dirname(path), `.${process.pid}.${process.hrtime.bigint()}.tmp`);
+  const fd = openSync(tmp, 'wx', mode);
+  try {
+    try {
+      fchmodSync(fd, mode);
+      for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at);
+      fsyncSync(fd);
+    } finally {
+      closeSync(fd);
+    }
+    renameSync(tmp, path);
+  } catch (e) {
+    rmSync(tmp, { force: true });
+    throw e;
+  }
+  fsyncDir(dirname(path));
+}

@@ -1,0 +1,293 @@
+/**
+ * The hub's own certificate authority and keys, under `DIR/pki` (mode 0700, files 0600):
+ *
+ *   ca.crt ca.key      ECDSA P-256; every node pins it, so it is made once and never replaced by itself
+ *   signing.key        Ed25519; signs everything that goes down to nodes
+ *   server.{crt,key}   for the API and the embedded broker; renewed by itself
+ *   admin.{crt,key}    kubectl's (`system:masters`); renewed by itself
+ *   broker.{crt,key}   the hub's own client certificate at an external broker; made when first asked for
+ */
+import {
+  createHash,
+  createPrivateKey,
+  createPublicKey,
+  generateKeyPairSync,
+  type KeyObject,
+  randomBytes,
+  sign,
+  X509Certificate,
+} from 'node:crypto';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { hostname, networkInterfaces } from 'node:os';
+import { join } from 'node:path';
+import { type Clock, systemClock } from '../../api/clock.js';
+import { fsyncDir, writeFileAtomic } from '../../api/files.js';
+import { type Log, silentLog } from '../../api/log.js';
+
+const DAY = 86_400_000;
+const YEAR = 365 * DAY;
+/** Fixed, so that a hub whose clock was wrong at its first start still has a valid CA once the clock is right. */
+const CA_VALIDITY = { notBefore: Date.UTC(2020, 0, 1), notAfter: Date.UTC(2070, 0, 1) };
+const LEAF_TTL = 5 * YEAR;
+/** A leaf with less than this left is made anew at start. */
+const RENEW_BEFORE = YEAR;
+/** Clocks in a fleet differ: a new certificate is valid from a day ago. */
+const BACKDATE = DAY;
+
+/** A PKI file that is missing or cannot be read; the message names file and remedy. */
+export class PkiError extends Error {
+  constructor(message: string, options?: { cause?: unknown }) {
+    super(message, options);
+    this.name = 'PkiError';
+  }
+}
+
+export interface KeyPair {
+  /** PEM. */
+  cert: string;
+  /** PEM, PKCS #8. */
+  key: string;
+}
+
+export interface ClientCertRequest {
+  cn: string;
+  /** Kubernetes groups. */
+  o?: readonly string[];
+  /** Milliseconds. */
+  ttl?: number;
+  /** SPKI, DER or a KeyObject, P-256. */
+  publicKey: KeyObject | Buffer;
+}
+
+export interface PkiOptions {
+  /** More names and addresses for the server certificate (`--host`). */
+  hosts?: readonly string[];
+  clock?: Clock;
+  log?: Log;
+  /** The machine's own names and addresses; tests replace it. */
+  localHosts?: () => string[];
+}
+
+export interface Pki {
+  /** `DIR/pki` */
+  readonly dir: string;
+  readonly caPem: string;
+  /** `sha256:<hex>` of the CA's public key (SPKI, DER): what join tokens and kubeadm-like tools pin. */
+  readonly caHash: string;
+  readonly server: KeyPair;
+  /** The names and addresses in the server certificate. */
+  readonly serverHosts: readonly string[];
+  /** The Ed25519 key that downlink messages are signed with: raw public key, 32 bytes. */
+  readonly signingPublicKey: Buffer;
+  /** Ed25519 over `data`. */
+  sign(data: Uint8Array): Buffer;
+  /** A client certificate, PEM. Rejects on a key that is not P-256. */
+  issueClientCert(request: ClientCertRequest): Promise<string>;
+  /** A server certificate with a new key, for a broker of one's own. */
+  issueServerCert(cn: string, hosts: readonly string[]): Promise<KeyPair>;
+  /** The hub's client certificate at an external broker (CN `system:hub`). */
+  brokerClient(): Promise<KeyPair>;
+  /** Writes a kubeconfig (0600, atomic) for a member of `system:masters`. `server`: e.g. `https://127.0.0.1:6443`. */
+  writeAdminKubeconfig(path: string, server: string): Promise<void>;
+}
+
+/** CN and O of a node's certificate, as Kubernetes' node authorizer has them. */
+export const nodeSubject = (name: string) => ({ cn: `system:node:${name}`, o: ['system:nodes'] });
+
+/** `sha256:<hex>` of a certificate's public key. */
+export const spkiHash = (cert: X509Certificate): string =>
+  `sha256:${createHash('sha256')
+    .update(cert.publicKey.export({ type: 'spki', format: 'der' }))
+    .digest('hex')}`;
+
+function machineHosts(): string[] {
+  const addresses = Object.values(networkInterfaces()).flatMap((a) =>
+    (a ?? []).map((i) => i.address.replace(/%.*$/, '')),
+  );
+  return [hostname(), ...addresses];
+}
+
+/** What Kubernetes clients expect in a server certificate, plus this machine's own. Sorted, without doubles. */
+function serverHostsOf(o: PkiOptions): string[] {
+  const all = ['localhost', '127.0.0.1', '::1', 'kubernetes', 'kubernetes.default', 'kubernetes.default.svc'];
+  // Link-local addresses change with every boot and mean nothing without a zone.
+  const own = (o.localHosts ?? machineHosts)().filter((h) => !/^fe80:/i.test(h));
+  const usable = [...all, ...own, ...(o.hosts ?? [])].filter((h) => h && h !== '0.0.0.0' && h !== '::');
+  return [...new Set(usable)].sort();
+}
+
+/**
+ * Loads `DIR/pki`, or makes it at the very first start. The directory appears whole (built beside, then renamed), so
+ * a cut of power leaves all of it or nothing. Rejects with PkiError when a file that cannot be made again is missing,
+ * torn or does not fit the others: a new CA would lock every node out, and only its owner may decide that.
+ */
+export async function createPki(dataDir: string, options: PkiOptions = {}): Promise<Pki> {
+  const clock = options.clock ?? systemClock;
+  const log = options.log ?? silentLog;
+  const dir = join(dataDir, 'pki');
+  mkdirSync(dataDir, { recursive: true, mode: 0o700 });
+  if (!existsSync(dir) || readdirSync(dir).length === 0) await makeDir(dataDir, dir);
+
+  const remedy =
+    `Restore ${dir} from a backup. Without one, stop the hub, move ${dir} away and start again: ` +
+    'that makes a new CA, and every node must join anew.';
+  const read = <T>(file: string, parse: (pem: string) => T): T => {
+    try {
+      return parse(readFileSync(join(dir, file), 'utf8'));
+    } catch (cause) {
+      const gone = (cause as NodeJS.ErrnoException).code === 'ENOENT';
+      const denied = (cause as NodeJS.ErrnoException).code === 'EACCES';
+      const what = gone ? 'is missing' : denied ? 'may not be read by this user' : 'is torn or corrupt';
+      throw new PkiError(`${join(dir, file)} ${what}. ${remedy}`, { cause });
+    }
+  };
+  const caPem = read('ca.crt', (pem) => new X509Certificate(pem) && pem);
+  const caKey = read('ca.key', createPrivateKey);
+  const ca = new X509Certificate(caPem);
+  if (!ca.checkPrivateKey(caKey))
+    throw new PkiError(`${join(dir, 'ca.key')} does not belong to ${join(dir, 'ca.crt')}. ${remedy}`);
+  const signingKey = read('signing.key', createPrivateKey);
+  if (signingKey.asymmetricKeyType !== 'ed25519')
+    throw new PkiError(`${join(dir, 'signing.key')} is not an Ed25519 key. ${remedy}`);
+  chmodSync(dir, 0o700);
+
+  const issuer = { certPem: caPem, key: caKey };
+  const validity = (ttl: number) => {
+    const now = clock.now();
+    return { notBefore: now - BACKDATE, notAfter: Math.min(now + ttl, CA_VALIDITY.notAfter) };
+  };
+  const issue = async (cn: string, o: readonly string[], hosts?: readonly string[]): Promise<KeyPair> => {
+    const { issueLeaf } = await import('./issue.js');
+    const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+    const cert = await issueLeaf(issuer, { cn, o }, publicKey, validity(LEAF_TTL), hosts);
+    return { cert, key: privateKey.export({ type: 'pkcs8', format: 'pem' }) as string };
+  };
+
+  /** Why the pair on disk will not do, or undefined when it will. These files can be made again at no loss. */
+  const wrongWith = (pair: KeyPair, hosts?: readonly string[]): string | undefined => {
+    const cert = new X509Certificate(pair.cert);
+    if (!cert.checkPrivateKey(createPrivateKey(pair.key))) return 'key and certificate do not match';
+    if (!cert.verify(ca.publicKey)) return 'signed by another CA';
+    if (Date.parse(cert.validTo) - clock.now() < RENEW_BEFORE) return 'expires soon';
+    if (Date.parse(cert.validFrom) > clock.now()) return 'not valid yet by this clock';
+    if (hosts && sansOf(cert).join() !== [...hosts].map(canonicalHost).sort().join())
+      return 'names or addresses changed';
+    return undefined;
+  };
+  const ensure = async (name: string, cn: string, o: string[], hosts?: string[]): Promise<KeyPair> => {
+    const crt = join(dir, `${name}.crt`);
+    const key = join(dir, `${name}.key`);
+    if (existsSync(crt) && existsSync(key)) {
+      let wrong: string | undefined;
+      try {
+        const pair = { cert: readFileSync(crt, 'utf8'), key: readFileSync(key, 'utf8') };
+        wrong = wrongWith(pair, hosts);
+        if (!wrong) return pair;
+      } catch (e) {
+        wrong = `cannot be read: ${(e as Error).message}`;
+      }
+      log.info({ file: crt, reason: wrong }, 'certificate made anew');
+    }
+    const pair = await issue(cn, o, hosts);
+    writeFileAtomic(key, pair.key, 0o600);
+    writeFileAtomic(crt, pair.cert, 0o600);
+    return pair;
+  };
+
+  const serverHosts = serverHostsOf(options);
+  const server = await ensure('server', 'coxswain-hub', [], serverHosts);
+  const signingPublicKey = rawEd25519(createPublicKey(signingKey));
+
+  return {
+    dir,
+    caPem,
+    caHash: spkiHash(ca),
+    server,
+    serverHosts,
+    signingPublicKey,
+    sign: (data) => sign(null, data, signingKey),
+    async issueClientCert({ cn, o = [], ttl = LEAF_TTL, publicKey }) {
+      const key = Buffer.isBuffer(publicKey)
+        ? createPublicKey({ key: publicKey, format: 'der', type: 'spki' })
+        : publicKey;
+      if (key.asymmetricKeyDetails?.namedCurve !== 'prime256v1')
+        throw new PkiError('the public key must be an ECDSA key on P-256');
+      const { issueLeaf } = await import('./issue.js');
+      return issueLeaf(issuer, { cn, o }, key, validity(ttl));
+    },
+    issueServerCert: (cn, hosts) => issue(cn, [], [...new Set(hosts)].sort()),
+    brokerClient: () => ensure('broker', 'system:hub', ['system:hub']),
+    async writeAdminKubeconfig(path, serverUrl) {
+      const admin = await ensure('admin', 'admin', ['system:masters']);
+      writeFileAtomic(path, kubeconfig(serverUrl, caPem, admin), 0o600);
+    },
+  };
+}
+
+async function makeDir(dataDir: string, dir: string): Promise<void> {
+  const { selfSignedCa } = await import('./issue.js');
+  const caKey = generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey;
+  const signingKey = generateKeyPairSync('ed25519').privateKey;
+  const ca = await selfSignedCa({ cn: 'coxswain-ca' }, caKey, CA_VALIDITY);
+  const pem = (k: KeyObject) => k.export({ type: 'pkcs8', format: 'pem' }) as string;
+  const tmp = join(dataDir, `.pki-${randomBytes(6).toString('hex')}`);
+  mkdirSync(tmp, { mode: 0o700 });
+  try {
+    writeFileAtomic(join(tmp, 'ca.key'), pem(caKey), 0o600);
+    writeFileAtomic(join(tmp, 'ca.crt'), ca, 0o600);
+    writeFileAtomic(join(tmp, 'signing.key'), pem(signingKey), 0o600);
+    renameSync(tmp, dir);
+    fsyncDir(dataDir);
+  } catch (e) {
+    rmSync(tmp, { recursive: true, force: true });
+    throw e;
+  }
+}
+
+/** An Ed25519 public key without its 12-byte SPKI header (RFC 8410). */
+export const rawEd25519 = (key: KeyObject): Buffer =>
+  key.export({ type: 'spki', format: 'der' }).subarray(-32);
+
+/** The one spelling of an address that certificates print (IPv6 in full, upper case). */
+function canonicalHost(host: string): string {
+  if (!host.includes(':')) return host;
+  const [head = '', tail = ''] = host.split('::');
+  const left = head ? head.split(':') : [];
+  const right = tail ? tail.split(':') : [];
+  const zeros = host.includes('::') ? Array(8 - left.length - right.length).fill('0') : [];
+  return [...left, ...zeros, ...right]
+    .map((g) => Number.parseInt(g, 16).toString(16).toUpperCase())
+    .join(':');
+}
+
+const sansOf = (cert: X509Certificate): string[] =>
+  (cert.subjectAltName ?? '')
+    .split(', ')
+    .map((s) => s.replace(/^(DNS|IP Address):/, ''))
+    .map(canonicalHost)
+    .sort();
+
+const kubeconfig = (server: string, caPem: string, { cert, key }: KeyPair): string => {
+  const b64 = (s: string) => Buffer.from(s).toString('base64');
+  return [
+    'apiVersion: v1',
+    'kind: Config',
+    'current-context: coxswain',
+    'clusters:',
+    '- name: coxswain',
+    '  cluster:',
+    `    server: ${server}`,
+    `    certificate-authority-data: ${b64(caPem)}`,
+    'contexts:',
+    '- name: coxswain',
+    '  context:',
+    '    cluster: coxswain',
+    '    user: admin',
+    'users:',
+    '- name: admin',
+    '  user:',
+    `    client-certificate-data: ${b64(cert)}`,
+    `    client-key-data: ${b64(key)}`,
+    '',
+  ].join('\n');
+};
