@@ -1,43 +1,117 @@
 /**
- * Kubernetes' resource quantities (apimachinery, api/resource/quantity.go): a decimal number with an optional binary
- * suffix (Ki … Ei), decimal suffix (n … E) or exponent (e3).
+ * Kubernetes' resource quantities (apimachinery api/resource): fixed point, down to a billionth, with decimal,
+ * binary or exponent suffixes. Values above 2^63-1 are capped as there.
  */
-const SHAPE = /^([+-]?(?:\d+\.?\d*|\.\d+))(?:[eE]([+-]?\d+)|([numkMGTPE]|[KMGTPE]i))?$/;
 
-const DECIMAL: Readonly<Record<string, number>> = {
-  n: -9,
-  u: -6,
-  m: -3,
-  k: 3,
-  M: 6,
-  G: 9,
-  T: 12,
-  P: 15,
-  E: 18,
-};
-const BINARY: Readonly<Record<string, number>> = {
-  Ki: 2 ** 10,
-  Mi: 2 ** 20,
-  Gi: 2 ** 30,
-  Ti: 2 ** 40,
-  Pi: 2 ** 50,
-  Ei: 2 ** 60,
-};
+export type QuantityFormat = 'DecimalSI' | 'BinarySI' | 'DecimalExponent';
 
-export const isQuantity = (text: unknown): text is string => typeof text === 'string' && SHAPE.test(text);
-
-function scaled(text: string | number, exponent: number): number {
-  const m = SHAPE.exec(String(text).trim());
-  if (!m) throw new TypeError(`"${text}" is not a quantity, e.g. 500m, 1.5, 128Mi or 2e3`);
-  const [, digits, e, suffix = ''] = m;
-  // Shifting the decimal exponent in the text avoids 1.1 * 1000 = 1100.0000000000002.
-  const value = Number(`${digits}e${exponent + (DECIMAL[suffix] ?? Number(e ?? 0))}`) * (BINARY[suffix] ?? 1);
-  const whole = value < 0 ? Math.floor(value) : Math.ceil(value);
-  return whole === 0 ? 0 : whole;
+export interface Quantity {
+  /** The value times 10^9. */
+  readonly nanos: bigint;
+  readonly format: QuantityFormat;
 }
 
-/** In whole units, rounded away from zero as `Quantity.Value()` does; throws TypeError on what is no quantity. */
-export const quantity = (text: string | number): number => scaled(text, 0);
+export class QuantityError extends TypeError {}
 
-/** In thousandths (millicores), rounded away from zero as `Quantity.MilliValue()` does; throws TypeError. */
-export const milliQuantity = (text: string | number): number => scaled(text, 3);
+const NANO = 1_000_000_000n;
+const MAX = (2n ** 63n - 1n) * NANO;
+const DECIMAL = ['n', 'u', 'm', '', 'k', 'M', 'G', 'T', 'P', 'E'];
+const BINARY = ['', 'Ki', 'Mi', 'Gi', 'Ti', 'Pi', 'Ei'];
+const SHAPE = /^([+-]?)(\d*)(?:\.(\d*))?((?:[eE][+-]?\d+)|[A-Za-z]*)$/;
+
+const WRONG_FORM =
+  "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+
+/** Rounds away from zero, as Kubernetes does when precision is lost. */
+const divideUp = (n: bigint, by: bigint): bigint => {
+  const q = n / by;
+  if (n % by === 0n) return q;
+  return n > 0n ? q + 1n : q - 1n;
+};
+
+/** Throws {@link QuantityError} with Kubernetes' wording. */
+export function parseQuantity(text: string | number): Quantity {
+  const s = typeof text === 'number' ? String(text) : text;
+  const m = s.length <= 128 ? SHAPE.exec(s) : null;
+  if (!m) throw new QuantityError(WRONG_FORM);
+  const [, sign, whole = '', fraction = '', suffix = ''] = m;
+  if (whole === '' && fraction === '') throw new QuantityError(WRONG_FORM);
+  let power = 9 - fraction.length;
+  let factor = 1n;
+  let format: QuantityFormat = 'DecimalSI';
+  if (/^[eE][+-]?\d+$/.test(suffix)) {
+    const exponent = Number(suffix.slice(1));
+    format = 'DecimalExponent';
+    power += Math.max(-200, Math.min(200, exponent));
+  } else if (DECIMAL.includes(suffix)) power += 3 * (DECIMAL.indexOf(suffix) - 3);
+  else if (BINARY.includes(suffix)) {
+    format = 'BinarySI';
+    factor = 1024n ** BigInt(BINARY.indexOf(suffix));
+  } else throw new QuantityError("unable to parse quantity's suffix");
+  const digits = BigInt(whole + fraction) * factor;
+  const magnitude = power >= 0 ? digits * 10n ** BigInt(power) : divideUp(digits, 10n ** BigInt(-power));
+  const capped = magnitude > MAX ? MAX : magnitude;
+  return { nanos: sign === '-' ? -capped : capped, format };
+}
+
+/** The canonical text: no fraction, the largest suffix that needs none. */
+export function formatQuantity(q: Quantity): string {
+  const { nanos } = q;
+  if (nanos === 0n) return '0';
+  const size = nanos < 0n ? -nanos : nanos;
+  if (q.format === 'BinarySI' && size % NANO === 0n && size >= 1024n * NANO) {
+    let value = nanos / NANO;
+    let step = 0;
+    while (value % 1024n === 0n && step < BINARY.length - 1) {
+      value /= 1024n;
+      step++;
+    }
+    return `${value}${BINARY[step]}`;
+  }
+  let value = nanos;
+  let step = 0;
+  while (value % 1000n === 0n && step < DECIMAL.length - 1) {
+    value /= 1000n;
+    step++;
+  }
+  if (q.format !== 'DecimalExponent') return `${value}${DECIMAL[step]}`;
+  return step === 3 ? `${value}` : `${value}e${3 * (step - 3)}`;
+}
+
+/** The canonical form of a quantity's text. Throws {@link QuantityError}. */
+export const canonicalQuantity = (text: string | number): string => formatQuantity(parseQuantity(text));
+
+/** Negative, zero or positive, as `a` is less than, equal to or greater than `b`. */
+export function compareQuantity(a: string | number, b: string | number): number {
+  const x = parseQuantity(a).nanos;
+  const y = parseQuantity(b).nanos;
+  return x < y ? -1 : x > y ? 1 : 0;
+}
+
+/** The sum, in the format of the first that is not zero. */
+export function addQuantities(...texts: (string | number)[]): string {
+  let nanos = 0n;
+  let format: QuantityFormat | undefined;
+  for (const text of texts) {
+    const q = parseQuantity(text);
+    nanos += q.nanos;
+    if (q.nanos !== 0n) format ??= q.format;
+  }
+  return formatQuantity({ nanos, format: format ?? 'DecimalSI' });
+}
+
+/** Whether it parses. */
+export const isQuantity = (text: unknown): text is string => {
+  try {
+    return typeof text === 'string' && parseQuantity(text) !== undefined;
+  } catch {
+    return false;
+  }
+};
+
+/** In whole units, rounded away from zero as `Quantity.Value()` does: bytes of `128Mi`, cores of `1500m` (2). */
+export const quantity = (text: string | number): number => Number(divideUp(parseQuantity(text).nanos, NANO));
+
+/** In thousandths, rounded away from zero as `Quantity.MilliValue()` does: millicores of a CPU quantity. */
+export const milliQuantity = (text: string | number): number =>
+  Number(divideUp(parseQuantity(text).nanos, 1_000_000n));

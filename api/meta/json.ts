@@ -1,0 +1,64 @@
+/** Copying, comparing and freezing of plain JSON values. */
+
+/** Sets an own property whatever its name is: `__proto__` assigned the usual way would change the prototype instead. */
+export function setOwn(o: object, key: string, value: unknown): void {
+  if (key === '__proto__')
+    Object.defineProperty(o, key, { value, enumerable: true, writable: true, configurable: true });
+  else (o as Record<string, unknown>)[key] = value;
+}
+
+/** True for `{}`-like JSON objects; false for arrays and null. */
+export const isPlainObject = (v: unknown): v is Record<string, unknown> =>
+  typeof v === 'object' && v !== null && !Array.isArray(v);
+
+/** A mutable copy of a JSON value. Members that are `undefined` are left out, as JSON does. */
+export function deepCopy<T>(v: T): T {
+  if (typeof v !== 'object' || v === null) return v;
+  if (Array.isArray(v)) return v.map(deepCopy) as T;
+  const out = {};
+  for (const key of Object.keys(v)) {
+    const value = (v as Record<string, unknown>)[key];
+    if (value !== undefined) setOwn(out, key, deepCopy(value));
+  }
+  return out as T;
+}
+
+/** Equality of JSON values: order of members does not matter, a member that is `undefined` counts as absent. */
+export function deepEqual(a: unknown, b: unknown): boolean {
+  if (a === b) return true;
+  if (typeof a !== 'object' || typeof b !== 'object' || a === null || b === null) return false;
+  if (Array.isArray(a) || Array.isArray(b)) {
+    if (!Array.isArray(a) || !Array.isArray(b) || a.length !== b.length) return false;
+    return a.every((x, i) => deepEqual(x, b[i]));
+  }
+  const x = a as Record<string, unknown>;
+  const y = b as Record<string, unknown>;
+  let members = 0;
+  for (const key of Object.keys(x)) {
+    if (x[key] === undefined) continue;
+    members++;
+    if (!Object.hasOwn(y, key) || !deepEqual(x[key], y[key])) return false;
+  }
+  for (const key of Object.keys(y)) if (y[key] !== undefined) members--;
+  return members === 0;
+}
+
+/** Freezes a JSON value and all in it; stops at what is frozen already. */
+export function deepFreeze<T>(v: T): T {
+  if (typeof v !== 'object' || v === null || Object.isFrozen(v)) return v;
+  Object.freeze(v);
+  for (const key of Object.keys(v)) deepFreeze((v as Record<string, unknown>)[key]);
+  return v;
+}
+
+/** An upper bound of the UTF-8 bytes that `JSON.stringify(v)` takes, cheaper than making it. Stops once above `limit`. */
+export function jsonSizeBound(v: unknown, limit = Number.POSITIVE_INFINITY): number {
+  if (typeof v === 'string') return 6 * v.length + 2;
+  if (typeof v !== 'object' || v === null) return 24;
+  let size = 2;
+  for (const key of Object.keys(v)) {
+    size += 6 * key.length + 4 + jsonSizeBound((v as Record<string, unknown>)[key], limit - size);
+    if (size > limit) break;
+  }
+  return size;
+}
