@@ -9,6 +9,7 @@ export default defineConfig({
           name: 'unit',
           include: ['{api,hub,agent,shims,cli}/**/*.test.ts'],
           testTimeout: 30_000,
+          globalSetup: ['scripts/schemas.mjs'],
         },
       },
       {
