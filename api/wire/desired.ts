@@ -1,4 +1,5 @@
 import type { ConfigMap, Event, Node, Pod, Secret, ServiceAccount } from 'kubernetes-types/core/v1.js';
+import type { RuntimeClass } from 'kubernetes-types/node/v1.js';
 
 /**
  * What a node must have: pods bound to it and every object that they refer to. The hub computes it from the store;
@@ -11,6 +12,8 @@ export interface DesiredSet {
   configMaps: ConfigMap[];
   secrets: Secret[];
   serviceAccounts: ServiceAccount[];
+  /** Those that the pods name, so that the agent can tell a `runtimeClassName`'s handler. */
+  runtimeClasses?: RuntimeClass[];
 }
 
 /** What an agent says of its node: latest state, whole. */
