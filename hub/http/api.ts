@@ -1,0 +1,221 @@
+import type { Clock } from '../../api/clock.js';
+import type { Log } from '../../api/log.js';
+import { ApiError, badRequest } from '../../api/meta/errors.js';
+import type { RegistryVerbs } from '../registry/api.js';
+import type { NodeStreams } from '../streams.js';
+import { authorize } from './auth.js';
+import { aggregatedDiscovery, discoveryDocuments, indexDocument } from './discovery.js';
+import { Encoder, formOf, JsonCache } from './encode.js';
+import {
+  asApiError,
+  errorReply,
+  jsonReply,
+  methodNotAllowed,
+  noSuchResource,
+  type Reply,
+  type Request,
+  textReply,
+} from './message.js';
+import { negotiate } from './negotiate.js';
+import { OpenApi } from './openapi.js';
+import { type Backend, callOf } from './resources.js';
+import { Router, segmentsOf } from './route.js';
+
+/** One part of the hub whose state decides whether the hub is well. */
+export interface HealthCheck {
+  name: string;
+  /** What is wrong now, for the log; undefined when all is well. */
+  failing(): string | undefined;
+}
+
+export interface ApiOptions {
+  registry: RegistryVerbs;
+  clock: Clock;
+  log: Log;
+  /** Reaches into nodes for logs; without it `pods/log` answers ServiceUnavailable. */
+  streams?: NodeStreams;
+  /** What `kubectl version` shows, e.g. `v1.36.0+coxswain0.1.0`. */
+  version: string;
+  /** Looked at by `/livez`, `/readyz` and `/healthz`. */
+  health?: readonly HealthCheck[];
+  /** Requests answered at the same time, watches and logs not counted; more get 429. */
+  maxInFlight?: number;
+  /** Watches and followed logs at the same time; more get 429. */
+  maxLongRunning?: number;
+}
+
+const MAX_URL = 16 << 10;
+const NO_QUERY = new URLSearchParams();
+const VERB_OF_PATH: Readonly<Record<string, string>> = {
+  GET: 'get',
+  HEAD: 'get',
+  POST: 'post',
+  PUT: 'put',
+  PATCH: 'patch',
+  DELETE: 'delete',
+};
+
+/** The API as a function from request to reply: authorization, routing, verbs. Knows nothing of sockets. */
+export class Api {
+  readonly #backend: Backend;
+  readonly #router: Router;
+  readonly #openapi: OpenApi;
+  readonly #documents: Map<string, string>;
+  #inFlight = 0;
+  #longRunning = 0;
+
+  constructor(private readonly options: ApiOptions) {
+    const { registry, clock, streams } = options;
+    this.#backend = { registry, clock, streams, encoder: new Encoder(new JsonCache(), () => clock.now()) };
+    this.#router = new Router(registry.kinds);
+    this.#openapi = new OpenApi(registry.kinds, options.version);
+    this.#documents = discoveryDocuments(registry.kinds);
+    this.#documents.set('/version', versionDocument(options.version));
+    this.#documents.set('/', indexDocument(registry.kinds));
+  }
+
+  /** Never rejects: whatever goes wrong is the reply. */
+  async handle(req: Request): Promise<Reply> {
+    try {
+      return await this.#answer(req);
+    } catch (e) {
+      const error = asApiError(e);
+      if (error.reason === 'InternalError') {
+        this.options.log.error({ err: e, method: req.method, url: req.url.slice(0, 512) }, 'request failed');
+      }
+      return errorReply(error);
+    }
+  }
+
+  #answer(req: Request): Promise<Reply> | Reply {
+    if (req.url.length > MAX_URL) throw badRequest(`the URL is longer than ${MAX_URL} bytes`);
+    const mark = req.url.indexOf('?');
+    const path = mark < 0 ? req.url : req.url.slice(0, mark);
+    const query = mark < 0 ? NO_QUERY : new URLSearchParams(req.url.slice(mark + 1));
+    const segments = segmentsOf(path);
+
+    if (segments[0] === 'api' && segments.length > 2)
+      return this.#resource(req, segments[1]!, segments.slice(2), query);
+    if (segments[0] === 'apis' && segments.length > 3) {
+      return this.#resource(req, `${segments[1]}/${segments[2]}`, segments.slice(3), query);
+    }
+    authorize(req.user, { verb: VERB_OF_PATH[req.method] ?? req.method.toLowerCase(), path });
+    return this.#limited(() => this.#document(req, `/${segments.join('/')}`, segments, query));
+  }
+
+  async #resource(req: Request, gv: string, segments: string[], query: URLSearchParams): Promise<Reply> {
+    const target = this.#router.resolve(gv, segments);
+    const call = callOf(req.method, target, query);
+    const { kind, namespace, name, subresource } = target;
+    authorize(req.user, {
+      verb: call.verb,
+      resource: kind.plural,
+      subresource,
+      group: kind.group,
+      namespace,
+      name,
+    });
+    if (!call.longRunning) return this.#limited(() => call.run(this.#backend, call, req));
+
+    if (this.#longRunning >= (this.options.maxLongRunning ?? 4000)) throw tooMany();
+    this.#longRunning++;
+    let reply: Reply;
+    try {
+      reply = await call.run(this.#backend, call, req);
+    } catch (e) {
+      this.#longRunning--;
+      throw e;
+    }
+    // Counted until the client has gone; `signal` fires at the end of every exchange.
+    req.signal().addEventListener('abort', () => this.#longRunning--, { once: true });
+    return reply;
+  }
+
+  async #limited(run: () => Promise<Reply> | Reply): Promise<Reply> {
+    if (this.#inFlight >= (this.options.maxInFlight ?? 400)) throw tooMany();
+    this.#inFlight++;
+    try {
+      return await run();
+    } finally {
+      this.#inFlight--;
+    }
+  }
+
+  /** Everything that is not a resource. */
+  #document(req: Request, path: string, segments: string[], query: URLSearchParams): Promise<Reply> | Reply {
+    const get = req.method === 'GET' || req.method === 'HEAD';
+    if (HEALTH.has(segments[0] ?? '') && segments.length <= 2) {
+      if (!get) throw methodNotAllowed();
+      return this.#health(segments[0]!, segments[1], query);
+    }
+    if (segments[0] === 'openapi') {
+      if (!get) throw methodNotAllowed();
+      return this.#openapi.reply(path, req.headers);
+    }
+    const document = this.#documents.get(path);
+    if (document === undefined) {
+      if (segments[0] === 'api' || segments[0] === 'apis') throw noSuchResource();
+      return textReply(404, '404 page not found\n');
+    }
+    if (!get) throw methodNotAllowed();
+    const wanted = negotiate(req.headers.accept);
+    if (wanted.discovery && (path === '/api' || path === '/apis')) {
+      const reply = jsonReply(200, aggregatedDiscovery(this.options.registry.kinds, path, wanted.discovery));
+      reply.headers['content-type'] =
+        `application/json;g=apidiscovery.k8s.io;v=${wanted.discovery};as=APIGroupDiscoveryList`;
+      reply.headers['vary'] = 'Accept';
+      return reply;
+    }
+    const form = formOf({ format: wanted.format }, query, req.headers['user-agent']);
+    return this.#backend.encoder.text(document, form, 200);
+  }
+
+  /** `ok`, or with `?verbose` every check by name, in kube-apiserver's words. */
+  #health(endpoint: string, only: string | undefined, query: URLSearchParams): Reply {
+    const checks: readonly HealthCheck[] = [
+      { name: 'ping', failing: () => undefined },
+      ...(this.options.health ?? []),
+    ];
+    const excluded = new Set(query.getAll('exclude'));
+    const chosen = only === undefined ? checks : checks.filter((c) => c.name === only);
+    if (chosen.length === 0) return textReply(404, '404 page not found\n');
+    const lines: string[] = [];
+    let failed = false;
+    for (const c of chosen) {
+      if (excluded.has(c.name)) {
+        lines.push(`[+]${c.name} excluded: ok`);
+        continue;
+      }
+      const why = c.failing();
+      if (why === undefined) lines.push(`[+]${c.name} ok`);
+      else {
+        failed = true;
+        this.options.log.warn({ check: c.name, why }, 'health check fails');
+        lines.push(`[-]${c.name} failed: reason withheld`);
+      }
+    }
+    if (failed) return textReply(500, `${lines.join('\n')}\n${endpoint} check failed\n`);
+    return textReply(200, query.has('verbose') ? `${lines.join('\n')}\n${endpoint} check passed\n` : 'ok');
+  }
+}
+
+const HEALTH: ReadonlySet<string> = new Set(['healthz', 'livez', 'readyz']);
+
+const tooMany = (): ApiError =>
+  new ApiError('TooManyRequests', 'too many requests, please try again later', { retryAfterSeconds: 1 });
+
+/** apimachinery version.Info. */
+function versionDocument(gitVersion: string): string {
+  const [, major = '', minor = ''] = /^v(\d+)\.(\d+)/.exec(gitVersion) ?? [];
+  return JSON.stringify({
+    major,
+    minor,
+    gitVersion,
+    gitCommit: '',
+    gitTreeState: 'clean',
+    buildDate: '1970-01-01T00:00:00Z',
+    goVersion: '',
+    compiler: 'v8',
+    platform: `${process.platform}/${process.arch === 'x64' ? 'amd64' : process.arch}`,
+  });
+}

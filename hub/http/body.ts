@@ -1,0 +1,81 @@
+import { badRequest } from '../../api/meta/errors.js';
+import { contentType, unsupportedMediaType } from './negotiate.js';
+
+/** Deeper than any Kubernetes object and shallow enough for every recursive walk after it. */
+export const MAX_DEPTH = 128;
+
+/**
+ * Parses a request body as JSON or YAML by its Content-Type (none: JSON). Throws BadRequest for text that is neither,
+ * too deep, or that would reach for a prototype, and UnsupportedMediaType for other types.
+ */
+export async function decodeBody(body: Buffer, type: string | undefined): Promise<unknown> {
+  switch (contentType(type)) {
+    case '':
+    case 'application/json':
+    case 'application/json-patch+json':
+    case 'application/merge-patch+json':
+    case 'application/strategic-merge-patch+json':
+      return decodeJson(body);
+    case 'application/yaml':
+      return decodeYaml(body.toString('utf8'));
+    default:
+      throw unsupportedMediaType(['application/json', 'application/yaml']);
+  }
+}
+
+function decodeJson(body: Buffer): unknown {
+  if (jsonDepth(body) > MAX_DEPTH) throw tooDeep();
+  let value: unknown;
+  try {
+    value = JSON.parse(body.toString('utf8'));
+  } catch (e) {
+    throw badRequest(`the body is not valid JSON: ${(e as Error).message}`);
+  }
+  // A key can be spelled with escapes, so both spellings get the closer look.
+  if (body.includes('__proto__') || body.includes('\\u00')) checkTree(value, 0);
+  return value;
+}
+
+async function decodeYaml(text: string): Promise<unknown> {
+  const { parseDocument } = await import('yaml');
+  let value: unknown;
+  try {
+    const doc = parseDocument(text, { uniqueKeys: true, version: '1.2', logLevel: 'silent' });
+    if (doc.errors.length) throw doc.errors[0];
+    value = doc.toJS({ maxAliasCount: 50, mapAsMap: false });
+  } catch (e) {
+    throw badRequest(
+      `the body is not valid YAML: ${e instanceof RangeError ? 'nested too deep' : (e as Error).message}`,
+    );
+  }
+  checkTree(value, 0);
+  // Aliases share objects; what follows may change one place only.
+  return value === undefined ? null : JSON.parse(JSON.stringify(value));
+}
+
+const tooDeep = () => badRequest(`the body is nested deeper than ${MAX_DEPTH} levels`);
+
+/** How deep brackets nest in a JSON text, without parsing it. */
+function jsonDepth(body: Buffer): number {
+  let depth = 0;
+  let max = 0;
+  let inString = false;
+  for (let i = 0; i < body.length; i++) {
+    const c = body[i];
+    if (inString) {
+      if (c === 0x5c) i++;
+      else if (c === 0x22) inString = false;
+    } else if (c === 0x22) inString = true;
+    else if (c === 0x7b || c === 0x5b) {
+      if (++depth > max) max = depth;
+    } else if (c === 0x7d || c === 0x5d) depth--;
+  }
+  return max;
+}
+
+function checkTree(value: unknown, depth: number): void {
+  if (value === null || typeof value !== 'object') return;
+  if (depth >= MAX_DEPTH) throw tooDeep();
+  if (Object.hasOwn(value, '__proto__')) throw badRequest('the key "__proto__" is not allowed');
+  for (const v of Object.values(value)) checkTree(v, depth + 1);
+}

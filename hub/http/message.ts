@@ -1,0 +1,70 @@
+import type { IncomingHttpHeaders } from 'node:http';
+import { ApiError } from '../../api/meta/errors.js';
+import type { User } from './auth.js';
+
+/** One HTTP request, free of sockets, so that tests call the API as a function. */
+export interface Request {
+  readonly method: string;
+  /** Path and query as they came, e.g. `/api/v1/pods?limit=5`. */
+  readonly url: string;
+  readonly headers: IncomingHttpHeaders;
+  readonly user: User;
+  /** Reads the whole body; rejects with ApiError RequestEntityTooLarge beyond the server's limit. */
+  body(): Promise<Buffer>;
+  /** Aborted when the client goes away. */
+  signal(): AbortSignal;
+}
+
+/** Bytes to send one after the other; the sender waits for the client before it takes the next chunk. */
+export type Chunks = Iterable<string | Uint8Array> | AsyncIterable<string | Uint8Array>;
+
+export interface Reply {
+  status: number;
+  headers: Record<string, string | readonly string[]>;
+  /** Absent: no content. */
+  body?: string | Uint8Array | Chunks;
+  /** The body ends only when the client or the server wants it to: it does not count as a request in flight. */
+  longRunning?: boolean;
+}
+
+export const JSON_TYPE = 'application/json';
+
+/** A reply of one JSON text. */
+export const jsonReply = (status: number, text: string): Reply => ({
+  status,
+  headers: { 'content-type': JSON_TYPE },
+  body: text,
+});
+
+export const textReply = (status: number, text: string): Reply => ({
+  status,
+  headers: { 'content-type': 'text/plain; charset=utf-8', 'x-content-type-options': 'nosniff' },
+  body: text,
+});
+
+/** The `Status` that tells an error, as every Kubernetes client understands it. */
+export function errorReply(e: ApiError): Reply {
+  const reply = jsonReply(e.code, `${JSON.stringify(e.toStatus())}\n`);
+  const after = e.details?.retryAfterSeconds;
+  if (after) reply.headers['retry-after'] = String(after);
+  return reply;
+}
+
+/** Whatever was thrown as an ApiError; what nobody meant to throw becomes `InternalError`. */
+export const asApiError = (e: unknown): ApiError =>
+  e instanceof ApiError
+    ? e
+    : new ApiError(
+        'InternalError',
+        `Internal error occurred: ${e instanceof Error ? e.message : String(e)}`,
+        {
+          causes: [{ message: e instanceof Error ? e.message : String(e) }],
+        },
+      );
+
+/** Kubernetes' answer where no resource is. */
+export const noSuchResource = (): ApiError =>
+  new ApiError('NotFound', 'the server could not find the requested resource', {});
+
+export const methodNotAllowed = (): ApiError =>
+  new ApiError('MethodNotAllowed', 'the server does not allow this method on the requested resource', {});

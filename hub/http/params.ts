@@ -1,0 +1,145 @@
+import { ApiError, badRequest } from '../../api/meta/errors.js';
+import type { ListQuery, RequestContext, WatchQuery } from '../registry/api.js';
+import type { User } from './auth.js';
+
+/** Kubernetes' bool parameters: present and not `false` or `0` is true (apimachinery conversion of url.Values). */
+export function flag(query: URLSearchParams, name: string): boolean {
+  const v = query.get(name);
+  return v !== null && v !== 'false' && v !== '0';
+}
+
+/** An integer parameter, or undefined when it is not there. Throws BadRequest for anything else. */
+export function integer(query: URLSearchParams, name: string): number | undefined {
+  const v = query.get(name);
+  if (v === null || v === '') return undefined;
+  const n = Number(v);
+  if (!/^[+-]?\d+$/.test(v) || !Number.isSafeInteger(n)) {
+    throw badRequest(
+      `invalid value "${v.slice(0, 64)}" of the query parameter ${name}: it must be an integer`,
+    );
+  }
+  return n;
+}
+
+const text = (query: URLSearchParams, name: string): string | undefined => query.get(name) || undefined;
+
+/** `ListOptions.meta.k8s.io "" is invalid: …`, as Kubernetes says it of options that do not fit together. */
+const invalidOptions = (kind: string, problems: readonly string[]): ApiError =>
+  new ApiError(
+    'Invalid',
+    `${kind}.meta.k8s.io "" is invalid: ${problems.length === 1 ? problems[0] : `[${problems.join(', ')}]`}`,
+    { group: 'meta.k8s.io', kind },
+  );
+
+const FIELD_VALIDATION = ['Ignore', 'Strict', 'Warn'] as const;
+
+/** What the query says about how to write; `options` names Kubernetes' type of options for messages. */
+export function contextOf(user: User, query: URLSearchParams, options: string): RequestContext {
+  const dryRun = query.getAll('dryRun').filter((v) => v !== '');
+  const validation = text(query, 'fieldValidation');
+  const problems: string[] = [];
+  for (const v of dryRun)
+    if (v !== 'All')
+      problems.push(`dryRun: Unsupported value: ${JSON.stringify(v)}: supported values: "All"`);
+  const fieldValidation = FIELD_VALIDATION.find((v) => v === validation);
+  if (validation && !fieldValidation) {
+    problems.push(
+      `fieldValidation: Unsupported value: ${JSON.stringify(validation)}: supported values: "Ignore", "Strict", "Warn"`,
+    );
+  }
+  if (problems.length > 0) throw invalidOptions(options, problems);
+  return {
+    user: user.name,
+    groups: user.groups,
+    dryRun: dryRun.length > 0,
+    fieldManager: text(query, 'fieldManager'),
+    fieldValidation,
+    warnings: [],
+  };
+}
+
+export function listQuery(query: URLSearchParams, namespace: string | undefined): ListQuery {
+  const limit = integer(query, 'limit');
+  const match = text(query, 'resourceVersionMatch');
+  const problems: string[] = [];
+  if (query.has('sendInitialEvents'))
+    problems.push('sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list');
+  if (match !== undefined) {
+    if (match !== 'Exact' && match !== 'NotOlderThan') {
+      problems.push(
+        `resourceVersionMatch: Unsupported value: ${JSON.stringify(match)}: supported values: "Exact", "NotOlderThan"`,
+      );
+    } else if (!query.get('resourceVersion')) {
+      problems.push(
+        'resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided',
+      );
+    } else if (match === 'Exact' && query.get('resourceVersion') === '0') {
+      problems.push(
+        'resourceVersionMatch: Forbidden: resourceVersionMatch "exact" is forbidden for resourceVersion "0"',
+      );
+    }
+    if (query.get('continue')) {
+      problems.push(
+        'resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided',
+      );
+    }
+  }
+  if (problems.length > 0) throw invalidOptions('ListOptions', problems);
+  return {
+    namespace,
+    labelSelector: text(query, 'labelSelector'),
+    fieldSelector: text(query, 'fieldSelector'),
+    limit: limit !== undefined && limit > 0 ? limit : undefined,
+    continue: text(query, 'continue'),
+    resourceVersion: text(query, 'resourceVersion'),
+    resourceVersionMatch: match as ListQuery['resourceVersionMatch'],
+  };
+}
+
+/** `current` is the resourceVersion of now: where a watch starts that wants nothing of the past. */
+export function watchQuery(
+  query: URLSearchParams,
+  namespace: string | undefined,
+  current: string,
+): WatchQuery {
+  const match = text(query, 'resourceVersionMatch');
+  const initial = query.get('sendInitialEvents');
+  const problems: string[] = [];
+  if (initial !== null && match !== 'NotOlderThan') {
+    problems.push(
+      'resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan',
+    );
+  } else if (initial === null && match !== undefined) {
+    problems.push(
+      'resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided',
+    );
+  }
+  if (query.get('continue')) problems.push('continue: Forbidden: continue is forbidden for watch');
+  if (problems.length > 0) throw invalidOptions('ListOptions', problems);
+  const sendInitialEvents = initial === null ? undefined : flag(query, 'sendInitialEvents');
+  const asked = text(query, 'resourceVersion');
+  const fromStart = asked === undefined || asked === '0';
+  return {
+    namespace,
+    labelSelector: text(query, 'labelSelector'),
+    fieldSelector: text(query, 'fieldSelector'),
+    resourceVersion: fromStart ? (sendInitialEvents === false ? current : undefined) : asked,
+    allowWatchBookmarks: flag(query, 'allowWatchBookmarks'),
+    sendInitialEvents,
+  };
+}
+
+/** Narrows a selector text to one object, for reads and watches of a single name. */
+export const withName = (selector: string | undefined, name: string): string =>
+  selector ? `${selector},metadata.name=${name}` : `metadata.name=${name}`;
+
+export const isWatch = (query: URLSearchParams): boolean => flag(query, 'watch');
+
+/** Kubernetes' name for the options of each verb, as its messages have it. */
+export const OPTIONS_KIND: Readonly<Record<string, string>> = {
+  create: 'CreateOptions',
+  update: 'UpdateOptions',
+  patch: 'PatchOptions',
+  delete: 'DeleteOptions',
+  deletecollection: 'DeleteOptions',
+};

@@ -1,0 +1,246 @@
+import type { Pod } from 'kubernetes-types/core/v1.js';
+import type { Clock } from '../../api/clock.js';
+import { badRequest } from '../../api/meta/errors.js';
+import type { ObjectKey } from '../../api/meta/object.js';
+import type { Frozen } from '../client.js';
+import type { RegistryVerbs, RequestContext, Subresource } from '../registry/api.js';
+import { PATCH_TYPES } from '../registry/api.js';
+import type { NodeStreams } from '../streams.js';
+import { decodeBody } from './body.js';
+import { checkForm, type Encoder, type Form, formOf } from './encode.js';
+import { methodNotAllowed, noSuchResource, type Reply, type Request } from './message.js';
+import { contentType, negotiate, unsupportedMediaType } from './negotiate.js';
+import { contextOf, integer, isWatch, listQuery, OPTIONS_KIND, watchQuery, withName } from './params.js';
+import { podLog } from './podlog.js';
+import type { Target } from './route.js';
+import { watchLines } from './watch.js';
+
+/** What the verbs work with. */
+export interface Backend {
+  registry: RegistryVerbs;
+  encoder: Encoder;
+  clock: Clock;
+  streams?: NodeStreams;
+}
+
+/** One request for a resource, understood but not yet carried out. */
+export interface Call {
+  target: Target;
+  verb: string;
+  query: URLSearchParams;
+  run(backend: Backend, call: Call, req: Request): Promise<Reply>;
+  /** Watches and logs last as long as the client likes. */
+  longRunning: boolean;
+}
+
+type Run = Call['run'];
+interface Operation {
+  verb: string;
+  run: Run;
+  longRunning?: boolean;
+}
+
+const keyOfTarget = (t: Target): ObjectKey => ({ namespace: t.namespace, name: t.name! });
+
+const context = (call: Call, req: Request): RequestContext =>
+  contextOf(req.user, call.query, OPTIONS_KIND[call.verb] ?? 'ListOptions');
+
+/** How the answer must look; asked before the work is done, so that nothing is written for a client that cannot read the answer. */
+function form(call: Call, req: Request, answer: 'object' | 'list'): Form {
+  const f = formOf(negotiate(req.headers.accept), call.query, req.headers['user-agent']);
+  if (f.wanted.discovery) f.wanted = { format: f.wanted.format };
+  checkForm(f, answer);
+  return f;
+}
+
+/** Kubernetes' `Warning` headers: code 299, unknown agent, quoted text (RFC 7234 5.5). */
+function warn(reply: Reply, warnings: readonly string[]): Reply {
+  if (warnings.length > 0) {
+    reply.headers['warning'] = warnings.slice(0, 64).map((w) => {
+      const plain = w.replace(/[^\x20-\x7e]/g, '?').slice(0, 1024);
+      return `299 - "${plain.replace(/["\\]/g, '\\$&')}"`;
+    });
+  }
+  return reply;
+}
+
+const subresourceOf = (call: Call): Subresource | undefined =>
+  call.target.subresource as Subresource | undefined;
+
+const get: Run = async (b, call, req) => {
+  const f = form(call, req, 'object');
+  const { kind } = call.target;
+  return b.encoder.object(
+    kind,
+    b.registry.get(context(call, req), kind, keyOfTarget(call.target), subresourceOf(call)),
+    f,
+  );
+};
+
+const list: Run = async (b, call, req) => {
+  const f = form(call, req, 'list');
+  const { kind, namespace } = call.target;
+  return b.encoder.list(kind, b.registry.list(context(call, req), kind, listQuery(call.query, namespace)), f);
+};
+
+const watch: Run = async (b, call, req) => {
+  const f = form(call, req, 'object');
+  // Lines must stay lines.
+  f.pretty = false;
+  if (f.wanted.format !== 'json') throw badRequest('a watch is served as JSON only');
+  const { kind, namespace, name } = call.target;
+  const query = watchQuery(call.query, namespace, b.registry.resourceVersion);
+  if (name) query.fieldSelector = withName(query.fieldSelector, name);
+  const timeout = integer(call.query, 'timeoutSeconds');
+  const watcher = b.registry.watch(context(call, req), kind, query);
+  return {
+    status: 200,
+    headers: { 'content-type': 'application/json', 'cache-control': 'no-cache, private' },
+    body: watchLines(watcher, kind, b.encoder, f, timeout, b.clock, req.signal()),
+    longRunning: true,
+  };
+};
+
+const create: Run = async (b, call, req) => {
+  const f = form(call, req, 'object');
+  const ctx = context(call, req);
+  const { kind, namespace } = call.target;
+  const body = await readBody(req);
+  return warn(
+    await b.encoder.object(kind, await b.registry.create(ctx, kind, namespace, body), f, 201),
+    ctx.warnings,
+  );
+};
+
+const update: Run = async (b, call, req) => {
+  const f = form(call, req, 'object');
+  const ctx = context(call, req);
+  const { kind } = call.target;
+  const body = await readBody(req);
+  const o = await b.registry.update(ctx, kind, keyOfTarget(call.target), body, subresourceOf(call));
+  return warn(await b.encoder.object(kind, o, f), ctx.warnings);
+};
+
+const PATCHES: readonly string[] = Object.values(PATCH_TYPES);
+
+const patch: Run = async (b, call, req) => {
+  const f = form(call, req, 'object');
+  const ctx = context(call, req);
+  const type = contentType(req.headers['content-type']);
+  if (!PATCHES.includes(type)) throw unsupportedMediaType(PATCHES);
+  const { kind } = call.target;
+  const body = await readBody(req, type === PATCH_TYPES.apply ? 'application/yaml' : type);
+  const o = await b.registry.patch(ctx, kind, keyOfTarget(call.target), type, body, subresourceOf(call));
+  return warn(await b.encoder.object(kind, o, f), ctx.warnings);
+};
+
+const remove: Run = async (b, call, req) => {
+  const f = form(call, req, 'object');
+  const ctx = context(call, req);
+  const { kind } = call.target;
+  const options = await deleteOptions(b, call, req);
+  const { object, removed } = await b.registry.delete(ctx, kind, keyOfTarget(call.target), options);
+  if (!removed) return warn(await b.encoder.object(kind, object, f), ctx.warnings);
+  const { name, uid } = object.metadata ?? {};
+  const details = { name, ...(kind.group ? { group: kind.group } : {}), kind: kind.plural, uid };
+  const status = { kind: 'Status', apiVersion: 'v1', metadata: {}, status: 'Success', details };
+  return warn(await b.encoder.text(`${JSON.stringify(status)}\n`, f, 200), ctx.warnings);
+};
+
+const removeAll: Run = async (b, call, req) => {
+  const f = form(call, req, 'list');
+  const ctx = context(call, req);
+  const { kind, namespace } = call.target;
+  const options = await deleteOptions(b, call, req);
+  const result = await b.registry.deleteCollection(ctx, kind, listQuery(call.query, namespace), options);
+  return warn(await b.encoder.list(kind, result, f), ctx.warnings);
+};
+
+async function deleteOptions(b: Backend, call: Call, req: Request) {
+  const body = await req.body();
+  const decoded = body.length > 0 ? await decodeBody(body, req.headers['content-type']) : undefined;
+  return b.registry.deleteOptions(decoded, Object.fromEntries(call.query));
+}
+
+/** The body of a verb that must have one. */
+async function readBody(req: Request, type = req.headers['content-type']): Promise<unknown> {
+  const body = await req.body();
+  if (body.length === 0)
+    throw badRequest('the body of the request is empty: it must hold an object as JSON or YAML');
+  return decodeBody(body, type);
+}
+
+const created = { kind: 'Status', apiVersion: 'v1', metadata: {}, status: 'Success', code: 201 };
+
+/** A POST to a part of a pod that answers with nothing but success. */
+const podAction =
+  (act: 'bind' | 'evict'): Run =>
+  async (b, call, req) => {
+    const f = form(call, req, 'object');
+    const ctx = context(call, req);
+    const body = await readBody(req);
+    await b.registry[act](ctx, keyOfTarget(call.target), body);
+    return warn(await b.encoder.text(`${JSON.stringify(created)}\n`, f, 201), ctx.warnings);
+  };
+
+const log: Run = async (b, call, req) => {
+  const pod = b.registry.get(
+    context(call, req),
+    call.target.kind,
+    keyOfTarget(call.target),
+  ) as unknown as Frozen<Pod>;
+  return podLog(pod, call.query, b.streams, () => req.signal());
+};
+
+const COLLECTION: Readonly<Record<string, Operation>> = {
+  GET: { verb: 'list', run: list },
+  POST: { verb: 'create', run: create },
+  DELETE: { verb: 'deletecollection', run: removeAll },
+};
+const ITEM: Readonly<Record<string, Operation>> = {
+  GET: { verb: 'get', run: get },
+  PUT: { verb: 'update', run: update },
+  PATCH: { verb: 'patch', run: patch },
+  DELETE: { verb: 'delete', run: remove },
+};
+const PART: Readonly<Record<string, Operation>> = {
+  GET: ITEM['GET']!,
+  PUT: ITEM['PUT']!,
+  PATCH: ITEM['PATCH']!,
+};
+const WATCH: Operation = { verb: 'watch', run: watch, longRunning: true };
+const POD_PARTS: Readonly<Record<string, Readonly<Record<string, Operation>>>> = {
+  log: { GET: { verb: 'get', run: log, longRunning: true } },
+  binding: { POST: { verb: 'create', run: podAction('bind') } },
+  eviction: { POST: { verb: 'create', run: podAction('evict') } },
+};
+
+/** The methods that a target has. Throws NotFound for a subresource that the kind does not have. */
+function operationsOf({ kind, name, subresource }: Target): Readonly<Record<string, Operation>> {
+  if (subresource === undefined) return name === undefined ? COLLECTION : ITEM;
+  if (subresource === 'status' && kind.status) return PART;
+  if (subresource === 'scale' && kind.scale) return PART;
+  if (kind.group === '') {
+    if (kind.plural === 'namespaces' && subresource === 'finalize') return { PUT: ITEM['PUT']! };
+    if (kind.plural === 'pods' && Object.hasOwn(POD_PARTS, subresource)) return POD_PARTS[subresource]!;
+  }
+  throw noSuchResource();
+}
+
+/** Which operation a method on a target is. Throws NotFound or MethodNotAllowed. */
+export function callOf(method: string, target: Target, query: URLSearchParams): Call {
+  const operations = operationsOf(target);
+  let operation = Object.hasOwn(operations, method) ? operations[method] : undefined;
+  if (!operation) throw methodNotAllowed();
+  if (method === 'GET' && target.subresource === undefined && isWatch(query)) operation = WATCH;
+  // Without a namespace, one of many can be looked for but not made.
+  const everywhere = target.kind.namespaced && target.namespace === undefined && target.name === undefined;
+  if (everywhere && method === 'POST') throw methodNotAllowed();
+  return {
+    target,
+    query,
+    verb: operation.verb,
+    run: operation.run,
+    longRunning: operation.longRunning ?? false,
+  };
+}
