@@ -34,11 +34,11 @@ export interface Loaded {
  *   through the same path as its own batches, so its index and its watchers need nothing new.
  */
 export interface Driver {
-  /** Takes the exclusive lock, recovers from a crash and reads everything. Rejects with StoreUnreadable or StoreLocked. */
+  /** Takes the exclusive lock, recovers from a crash and reads everything. Rejects with StoreUnreadable, StoreLocked or StoreWriteFailed. */
   open(): Promise<Loaded>;
   /**
    * Makes the whole batch durable, or none of it: after a crash either all of its changes are there or none. When it
-   * rejects nothing of the batch may ever be seen; the next commit tries afresh.
+   * rejects (StoreWriteFailed) none of it is kept and the next commit, with the same revisions, tries afresh.
    */
   commit(batch: readonly Change[]): Promise<void>;
   /** Gives lock and files back. Idempotent. */
@@ -57,6 +57,33 @@ export class StoreUnreadable extends Error {
       `the store ${file} cannot be read: ${why}.${movedTo ? ` It was set aside as ${movedTo}.` : ''} ${remedy}`,
     );
     this.name = 'StoreUnreadable';
+  }
+}
+
+const WRITE_REMEDY: Record<string, string> = {
+  ENOSPC: 'the disk is full: free some space',
+  EDQUOT: 'the disk quota is used up: free some space',
+  EROFS: 'the file system is read-only: remount it read-write and check the disk (dmesg)',
+  EACCES: 'permission denied: give the data directory to the user that runs the hub',
+  EPERM: 'permission denied: give the data directory to the user that runs the hub',
+  EIO: 'the disk reports an error: check it (dmesg, smartctl) and keep a backup',
+};
+
+/**
+ * Nothing of this write was kept. Everything acknowledged before is safe; writes succeed again once the cause is gone,
+ * without a restart.
+ */
+export class StoreWriteFailed extends Error {
+  /** e.g. `ENOSPC` */
+  readonly code: string;
+  constructor(
+    readonly file: string,
+    cause: unknown,
+  ) {
+    const { code = '', message } = cause as NodeJS.ErrnoException;
+    super(`cannot write ${file}: ${WRITE_REMEDY[code] ?? message}${code ? ` (${code})` : ''}`, { cause });
+    this.name = 'StoreWriteFailed';
+    this.code = code;
   }
 }
 
