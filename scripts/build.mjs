@@ -27,3 +27,6 @@ for (const room of ['api', 'hub', 'agent', 'shims', 'cli']) if (existsSync(room)
 
 // The Kubernetes schemas come from a published package, at build time.
 if (existsSync('scripts/schemas.mjs')) run(process.execPath, ['scripts/schemas.mjs']);
+
+// What runs inside the wasm jail.
+if (existsSync('scripts/wasm-host.mjs')) run(process.execPath, ['scripts/wasm-host.mjs']);

@@ -45,8 +45,6 @@ export class ApiError extends Error {
     readonly reason: StatusReason,
     message: string,
     readonly details?: StatusDetails,
-    /** Goes into the Status' metadata: where a list whose snapshot is gone may go on. */
-    readonly continueToken?: string,
   ) {
     super(message);
     this.name = 'ApiError';
@@ -57,7 +55,7 @@ export class ApiError extends Error {
     return {
       kind: 'Status',
       apiVersion: 'v1',
-      metadata: this.continueToken ? { continue: this.continueToken } : {},
+      metadata: {},
       status: 'Failure',
       message: this.message,
       reason: this.reason,

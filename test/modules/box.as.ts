@@ -113,7 +113,15 @@ function run(a: string[]): void {
   command = words(a, 0);
   if (c == "echo") put(1, words(a, 1) + "\n");
   else if (c == "printf") put(1, words(a, 1));
-  else if (c == "err") put(2, words(a, 1) + "\n");
+  else if (c == "eprintf") put(2, words(a, 1));
+  else if (c == "lines") {
+    const count = <i32>parseInt(a[1]);
+    for (let i = 0; i < count; i++) put(1, "line " + i.toString() + "\n");
+  } else if (c == "inspect") {
+    for (let i = 1; i < a.length; i++) put(1, "arg:" + a[i] + "\n");
+    const env = environ();
+    for (let i = 0; i < env.length; i++) put(1, "env:" + env[i] + "\n");
+  } else if (c == "err") put(2, words(a, 1) + "\n");
   else if (c == "args") put(1, args().join("|") + "\n");
   else if (c == "env") put(1, environ().join("\n") + "\n");
   else if (c == "exit") proc_exit(<u32>parseInt(a[1]));
@@ -170,7 +178,8 @@ function run(a: string[]): void {
       else put(1, "read " + got.toString() + " bytes\n");
       fd_close(fd);
     }
-  } else if (c == "write") write(a[1], words(a, 2) + "\n", 1 | 8, 0);
+  } else if (c == "put") write(a[1], a[2], 1 | 8, 0);
+  else if (c == "write") write(a[1], words(a, 2) + "\n", 1 | 8, 0);
   else if (c == "append") write(a[1], words(a, 2) + "\n", 1, 1);
   else if (c == "ls") list(a[1]);
   else if (c == "mkdir") {

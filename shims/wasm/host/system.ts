@@ -1,0 +1,16 @@
+import { constants } from 'node:fs';
+
+const never = new Int32Array(new SharedArrayBuffer(4));
+
+/** Sleeps in a way that SIGKILL and nothing else interrupts; `ms` may be infinite. */
+export function pause(ms: number): void {
+  Atomics.wait(never, 0, 0, ms);
+}
+
+/** open(2) flags for a file opened again. */
+export function modeOf(read: boolean, write: boolean, append: boolean): number {
+  return (
+    (write ? (read ? constants.O_RDWR : constants.O_WRONLY) : constants.O_RDONLY) |
+    (append ? constants.O_APPEND : 0)
+  );
+}
