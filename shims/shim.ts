@@ -23,6 +23,10 @@ export interface SandboxSpec {
   hostNetwork: boolean;
   hostPID?: boolean;
   hostIPC?: boolean;
+  /** Kubernetes' shareProcessNamespace: one PID namespace for all containers of the pod. */
+  sharePID?: boolean;
+  /** Some container of the pod is privileged: runtimes refuse it in a sandbox that was not announced so. */
+  privileged?: boolean;
   dns?: { servers: string[]; searches: string[]; options: string[] };
   portMappings: {
     protocol: 'TCP' | 'UDP' | 'SCTP';
@@ -152,6 +156,8 @@ export interface ImageStatus {
   ref: string;
   /** Repo digests, e.g. `docker.io/library/busybox@sha256:…`: shown as the container's imageID. */
   repoDigests: string[];
+  /** Names with tags, in full form, e.g. `docker.io/library/busybox:1.36`. */
+  repoTags?: string[];
   sizeBytes: number;
   /** The image's numeric user, or undefined with a name or nothing (runAsNonRoot checks). */
   uid?: number;

@@ -50,16 +50,25 @@ export interface Kind<T extends KubeObject = AnyObject> {
   readonly scale?: { specReplicas: string; statusReplicas: string; labelSelector: string };
   /** Field selector label → value; `metadata.name` and `metadata.namespace` are always there. */
   readonly selectable: Readonly<Record<string, (o: T) => string>>;
+  /** Counts changes of the spec in `metadata.generation`. */
+  readonly generation?: boolean;
+  /** What is wrong with a name; absent: a DNS-1123 subdomain is asked for. */
+  readonly validName?: (name: string) => string[];
+  /** Something other than `metadata.finalizers` that keeps a deleted object from going (a Namespace's `spec.finalizers`). */
+  readonly holdsDeletion?: (o: T) => boolean;
   /** Grace period in seconds when a delete names none; absent: deletion is immediate. */
   readonly defaultGracePeriod?: (o: T) => number;
   /** Fills in defaults, in place, on every write and before validation. */
   setDefaults?(o: T): void;
   /** In place, after defaults: clears or sets what a creator may not choose (status, generation…). */
   prepareForCreate?(o: T): void;
-  /** In place: carries over what an updater may not change silently. Return value: has the spec changed (generation + 1)? Absent: spec compared. */
+  /** In place: carries over what an updater may not change silently. `old` is frozen. */
   prepareForUpdate?(o: T, old: T): void;
+  /** In place, on top-level members of a shallow copy: what the first delete changes besides metadata. */
+  prepareForDelete?(o: T): void;
   validate?(o: T): FieldError[];
   validateUpdate?(o: T, old: T): FieldError[];
+  validateStatusUpdate?(o: T, old: T): FieldError[];
 }
 
 /** `apps/v1`, or `v1` for the core group. */

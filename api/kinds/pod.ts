@@ -23,5 +23,10 @@ export const pods: Kind<Pod> = {
     'status.podIP': (o) => o.status?.podIP ?? '',
     'status.nominatedNodeName': (o) => o.status?.nominatedNodeName ?? '',
   },
-  defaultGracePeriod: (o) => o.spec?.terminationGracePeriodSeconds ?? 30,
+  generation: true,
+  // Nothing runs of a pod that is on no node or has ended: it goes at once.
+  defaultGracePeriod: (o) =>
+    !o.spec?.nodeName || o.status?.phase === 'Succeeded' || o.status?.phase === 'Failed'
+      ? 0
+      : (o.spec.terminationGracePeriodSeconds ?? 30),
 };

@@ -45,6 +45,8 @@ export class ApiError extends Error {
     readonly reason: StatusReason,
     message: string,
     readonly details?: StatusDetails,
+    /** Goes into the Status' metadata: where a list whose snapshot is gone may go on. */
+    readonly continueToken?: string,
   ) {
     super(message);
     this.name = 'ApiError';
@@ -55,7 +57,7 @@ export class ApiError extends Error {
     return {
       kind: 'Status',
       apiVersion: 'v1',
-      metadata: {},
+      metadata: this.continueToken ? { continue: this.continueToken } : {},
       status: 'Failure',
       message: this.message,
       reason: this.reason,

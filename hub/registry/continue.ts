@@ -1,0 +1,88 @@
+import type { Clock } from '../../api/clock.js';
+import { ApiError, badRequest } from '../../api/meta/errors.js';
+import type { Entry, Store } from '../store/store.js';
+
+/** Snapshots kept for lists under way, at most, and for how long (milliseconds). */
+const MAX_SNAPSHOTS = 16;
+const SNAPSHOT_AGE = 5 * 60_000;
+
+interface Token {
+  prefix: string;
+  /** Revision of the snapshot; 0 goes on with what is there now. */
+  rv: number;
+  /** The last key that was given out. */
+  after: string;
+}
+
+interface Snapshot {
+  entries: Entry[];
+  at: number;
+}
+
+const encode = (t: Token): string => Buffer.from(JSON.stringify(t)).toString('base64url');
+
+function decode(text: string, prefix: string): Token {
+  try {
+    const t = JSON.parse(Buffer.from(text, 'base64url').toString()) as Token;
+    if (t.prefix === prefix && Number.isSafeInteger(t.rv) && t.rv >= 0 && typeof t.after === 'string')
+      return t;
+  } catch {
+    // Said below.
+  }
+  throw badRequest('continue key is not valid: it belongs to another list or was changed');
+}
+
+/** The first entry after a key. */
+function position(entries: readonly Entry[], after: string): number {
+  let lo = 0;
+  let hi = entries.length;
+  while (lo < hi) {
+    const mid = (lo + hi) >>> 1;
+    if (entries[mid]!.key <= after) lo = mid + 1;
+    else hi = mid;
+  }
+  return lo;
+}
+
+/**
+ * Lists in chunks, all from one snapshot: entries never change, so a snapshot is an array of references. Few are kept; a
+ * token whose snapshot is gone gets 410 and another token that goes on with what is there now, as in Kubernetes.
+ */
+export class Continuations {
+  readonly #snapshots = new Map<string, Snapshot>();
+
+  constructor(private readonly clock: Clock) {}
+
+  /** The token that goes on at `entries[next]`. */
+  token(prefix: string, entries: Entry[], rv: number, next: number): string {
+    const now = this.clock.monotonic();
+    for (const [key, s] of this.#snapshots) if (now - s.at > SNAPSHOT_AGE) this.#snapshots.delete(key);
+    const id = `${rv} ${prefix}`;
+    this.#snapshots.delete(id);
+    this.#snapshots.set(id, { entries, at: now });
+    for (const key of this.#snapshots.keys()) {
+      if (this.#snapshots.size <= MAX_SNAPSHOTS) break;
+      this.#snapshots.delete(key);
+    }
+    return encode({ prefix, rv, after: entries[next - 1]?.key ?? prefix });
+  }
+
+  /** Where a list goes on. Throws BadRequest, or Expired with a new token. */
+  resume(text: string, prefix: string, store: Store): { entries: Entry[]; revision: number; start: number } {
+    const t = decode(text, prefix);
+    const fresh = () => store.list(prefix);
+    const kept = t.rv === 0 || t.rv === store.revision ? fresh() : this.#kept(t.rv, prefix);
+    if (kept) return { ...kept, start: position(kept.entries, t.after) };
+    throw new ApiError(
+      'Expired',
+      'The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.',
+      undefined,
+      encode({ ...t, rv: 0 }),
+    );
+  }
+
+  #kept(revision: number, prefix: string): { entries: Entry[]; revision: number } | undefined {
+    const s = this.#snapshots.get(`${revision} ${prefix}`);
+    return s && { entries: s.entries, revision };
+  }
+}

@@ -1,0 +1,903 @@
+import { randomUUID } from 'node:crypto';
+import type { Binding, Namespace, Pod } from 'kubernetes-types/core/v1.js';
+import type { Clock } from '../../api/clock.js';
+import { rfc3339 } from '../../api/clock.js';
+import { allKinds, namespaces, pods, runtimeClasses } from '../../api/kinds/index.js';
+import { apiVersionOf, type FieldError, type Kind } from '../../api/kinds/kind.js';
+import { decode, schemaNamed } from '../../api/kinds/schema.js';
+import type { Log } from '../../api/log.js';
+import {
+  ApiError,
+  alreadyExists,
+  badRequest,
+  conflict,
+  isApiError,
+  notFound,
+} from '../../api/meta/errors.js';
+import { invalid, invalidObject } from '../../api/meta/field-errors.js';
+import { deepCopy, deepEqual, deepFreeze, isPlainObject, jsonSizeBound } from '../../api/meta/json.js';
+import type { AnyObject, ObjectKey, ObjectMeta } from '../../api/meta/object.js';
+import { validateObjectMeta, validateObjectMetaUpdate } from '../../api/meta/object-meta.js';
+import {
+  type FieldTerm,
+  matchesAll,
+  parseFieldSelector,
+  parseSelector,
+  type Selector,
+} from '../../api/meta/selector.js';
+import type { Client, DeleteOptions, Frozen, Watcher } from '../client.js';
+import { Compacted, type Entry, RevisionConflict, type Store } from '../store/store.js';
+import { admitCreate, type Lookup } from './admission.js';
+import {
+  type DeleteResult,
+  type ListQuery,
+  type ListResult,
+  PATCH_TYPES,
+  type RegistryVerbs,
+  type RequestContext,
+  type Subresource,
+  type WatchQuery,
+} from './api.js';
+import { Continuations } from './continue.js';
+import { jsonPatch, mergePatch, strategicMergePatch } from './patch.js';
+import { SCALE_SCHEMA, scaleOf, setScale } from './scale.js';
+import { KindWatcher } from './watch.js';
+
+/** etcd's limit for one value, and therefore Kubernetes'. */
+const MAX_OBJECT_BYTES = 1.5 * 1024 * 1024;
+/** A write that names no resourceVersion starts anew when someone else was quicker; this often. */
+const MAX_ATTEMPTS = 16;
+const SUFFIX = 'bcdfghjklmnpqrstvwxz2456789';
+const MAX_GENERATED_BASE = 58;
+const MODIFIED =
+  'the object has been modified; please apply your changes to the latest version and try again';
+
+type Plain = Record<string, unknown>;
+
+/** Metadata of an object on its way into the store: only the registry writes what is read-only to everybody else. */
+type WritableMeta = { -readonly [K in keyof ObjectMeta]: ObjectMeta[K] };
+const metaOf = (o: AnyObject): WritableMeta => {
+  o.metadata ??= {};
+  return o.metadata;
+};
+
+/** The Stamp that a store needs so that one copy of an object serves every reader. */
+export function stampResourceVersion(value: object, revision: number): void {
+  metaOf(value as AnyObject).resourceVersion = String(revision);
+}
+
+export interface RegistryOptions {
+  store: Store;
+  clock: Clock;
+  log: Log;
+}
+
+/** What a selector text says, parsed. */
+interface Filter {
+  labels: Selector;
+  fields: FieldTerm[];
+}
+
+/** The one writer of the cluster: defaults, validates, versions, admits; every verb for every kind. */
+export class Registry implements RegistryVerbs {
+  readonly kinds = allKinds;
+  readonly #store: Store;
+  readonly #clock: Clock;
+  readonly #log: Log;
+  readonly #byPath = new Map<string, Kind>();
+  /** The last write under way for each key: the next one waits for it instead of losing the race. */
+  readonly #writing = new Map<string, Promise<unknown>>();
+  /** Copies with a resourceVersion for values of a store that does not stamp. */
+  readonly #stamped = new WeakMap<object, AnyObject>();
+  readonly #continuations: Continuations;
+
+  constructor({ store, clock, log }: RegistryOptions) {
+    this.#store = store;
+    this.#clock = clock;
+    this.#log = log;
+    this.#continuations = new Continuations(clock);
+    for (const k of allKinds) this.#byPath.set(`${k.group}/${k.version}/${k.plural}`, k);
+  }
+
+  get resourceVersion(): string {
+    return String(this.#store.revision);
+  }
+
+  kindFor(group: string, version: string, plural: string): Kind | undefined {
+    return this.#byPath.get(`${group}/${version}/${plural}`);
+  }
+
+  // ---- reading
+
+  get(_ctx: RequestContext, kind: Kind, key: ObjectKey, subresource?: Subresource): Frozen<AnyObject> {
+    const o = this.#give(this.#need(kind, key));
+    return subresource === 'scale' ? deepFreeze(scaleOf(kind, o)) : o;
+  }
+
+  list(_ctx: RequestContext, kind: Kind, query: ListQuery): ListResult {
+    const filter = this.#filter(kind, query);
+    const prefix = this.#prefix(kind, query.namespace);
+    if (query.continue) {
+      if (query.resourceVersion && query.resourceVersion !== '0')
+        throw badRequest('specifying resource version is not allowed when using continue');
+    } else this.#checkListVersion(query);
+    const { entries, revision, start } = query.continue
+      ? this.#continuations.resume(query.continue, prefix, this.#store)
+      : { ...this.#store.list(prefix), start: 0 };
+    const limit = positive(query.limit, 'limit');
+    const all = filter.labels.length === 0 && filter.fields.length === 0;
+    const items: AnyObject[] = [];
+    let i = start;
+    for (; i < entries.length && (limit === 0 || items.length < limit); i++) {
+      const o = this.#give(entries[i]!);
+      if (all || this.#matches(kind, filter, o)) items.push(o);
+    }
+    const resourceVersion = String(revision);
+    if (i >= entries.length) return { items, resourceVersion };
+    return {
+      items,
+      resourceVersion,
+      continue: this.#continuations.token(prefix, entries, revision, i),
+      // Unknown with a selector, as in Kubernetes.
+      ...(all ? { remainingItemCount: entries.length - i } : {}),
+    };
+  }
+
+  #checkListVersion(query: ListQuery): void {
+    const { resourceVersion: rv, resourceVersionMatch: match } = query;
+    if (match && !rv)
+      throw badRequest('resourceVersionMatch is forbidden unless resourceVersion is provided');
+    if (match && match !== 'Exact' && match !== 'NotOlderThan')
+      throw badRequest(`resourceVersionMatch: Unsupported value: ${JSON.stringify(match)}`);
+    if (!rv) return;
+    const revision = parseRevision(rv);
+    this.#notFromTheFuture(revision);
+    if (match === 'Exact' && revision !== this.#store.revision)
+      throw new ApiError('Expired', `The provided resource version ${rv} is not kept any more: list anew.`);
+  }
+
+  #notFromTheFuture(revision: number): void {
+    const now = this.#store.revision;
+    if (revision > now)
+      throw new ApiError('Timeout', `Too large resource version: ${revision}, current: ${now}`, {
+        causes: [{ reason: 'ResourceVersionTooLarge', message: 'Too large resource version' }],
+        retryAfterSeconds: 1,
+      });
+  }
+
+  watch(_ctx: RequestContext, kind: Kind, query: WatchQuery): Watcher<Frozen<AnyObject>> {
+    const filter = this.#filter(kind, query);
+    const prefix = this.#prefix(kind, query.namespace);
+    const { resourceVersion: rv } = query;
+    const fromNow = query.sendInitialEvents ?? (rv === undefined || rv === '' || rv === '0');
+    let initial: AnyObject[] | undefined;
+    let from: number;
+    if (rv) this.#notFromTheFuture(parseRevision(rv));
+    if (fromNow) {
+      const { entries, revision } = this.#store.list(prefix);
+      initial = [];
+      for (const e of entries) {
+        const o = this.#give(e);
+        if (this.#matches(kind, filter, o)) initial.push(o);
+      }
+      from = revision;
+    } else from = rv ? parseRevision(rv) : this.#store.revision;
+    return new KindWatcher({
+      source: this.#store.watch(prefix, from),
+      initial,
+      initialRevision: from,
+      endOfInitial: query.sendInitialEvents === true,
+      bookmarks: query.allowWatchBookmarks === true,
+      kind,
+      clock: this.#clock,
+      matches: (o) => this.#matches(kind, filter, o),
+      give: (e) => this.#give(e),
+    });
+  }
+
+  // ---- writing
+
+  async create(
+    ctx: RequestContext,
+    kind: Kind,
+    namespace: string | undefined,
+    body: unknown,
+  ): Promise<Frozen<AnyObject>> {
+    const o = this.#decode(ctx, kind, body);
+    const meta = metaOf(o);
+    if (meta.resourceVersion) throw badRequest('resourceVersion should not be set on objects to be created');
+    this.#placeInNamespace(kind, meta, namespace);
+    delete meta.resourceVersion;
+    delete meta.deletionTimestamp;
+    delete meta.deletionGracePeriodSeconds;
+    delete meta.generation;
+    meta.uid = randomUUID();
+    meta.creationTimestamp = rfc3339(this.#clock.now());
+    if (kind.generation) meta.generation = 1;
+    const generated = !meta.name && meta.generateName ? meta.generateName : undefined;
+    if (generated) meta.name = this.#generateName(generated);
+    kind.setDefaults?.(o);
+    admitCreate(kind, o, this.#lookup);
+    kind.prepareForCreate?.(o);
+    this.#validate(
+      kind,
+      meta.name ?? '',
+      validateObjectMeta(meta, kind.namespaced, kind.validName),
+      () => kind.validate?.(o) ?? [],
+    );
+    this.#checkSize(o);
+    for (let attempt = 1; ; attempt++) {
+      const key = { namespace: meta.namespace, name: meta.name! };
+      try {
+        return await this.#serially(this.#key(kind, key), async (storeKey) => {
+          const there = this.#store.get(storeKey);
+          if (there) throw alreadyExists(kind.plural, key.name, kind.group);
+          if (ctx.dryRun) return deepFreeze(o);
+          return this.#give(await this.#store.create(storeKey, o));
+        });
+      } catch (e) {
+        const taken = e instanceof RevisionConflict || isApiError(e, 'AlreadyExists');
+        if (!taken) throw this.#asApiError(e);
+        if (!generated || attempt >= 8) throw alreadyExists(kind.plural, key.name, kind.group);
+        meta.name = this.#generateName(generated);
+      }
+    }
+  }
+
+  async update(
+    ctx: RequestContext,
+    kind: Kind,
+    key: ObjectKey,
+    body: unknown,
+    subresource?: Subresource,
+  ): Promise<Frozen<AnyObject>> {
+    const o = this.#decode(ctx, kind, body, subresource);
+    const { metadata: meta } = o;
+    if (meta?.name && meta.name !== key.name)
+      throw badRequest(
+        `the name of the object (${meta.name}) does not match the name on the URL (${key.name})`,
+      );
+    const pinned = meta?.resourceVersion;
+    return this.#change(ctx, kind, key, subresource, (_current, attempt) => {
+      if (attempt > 1 && pinned) throw conflict(kind.plural, key.name, MODIFIED, kind.group);
+      return o;
+    });
+  }
+
+  async patch(
+    ctx: RequestContext,
+    kind: Kind,
+    key: ObjectKey,
+    type: string,
+    body: unknown,
+    subresource?: Subresource,
+  ): Promise<Frozen<AnyObject>> {
+    const schema = schemaNamed(subresource === 'scale' ? SCALE_SCHEMA : kind.schema);
+    const apply: Record<string, (target: Plain) => unknown> = {
+      [PATCH_TYPES.json]: (target) => jsonPatch(target, body),
+      [PATCH_TYPES.merge]: (target) => {
+        if (!isPlainObject(body)) throw badRequest('a merge patch of an object is an object');
+        return mergePatch(target, body);
+      },
+      [PATCH_TYPES.strategic]: (target) => strategicMergePatch(target, body, schema),
+    };
+    const run = Object.hasOwn(apply, type) ? apply[type] : undefined;
+    if (!run)
+      throw new ApiError(
+        'UnsupportedMediaType',
+        `the body of the request was in an unknown format - accepted media types include: ${Object.keys(apply).join(', ')}`,
+      );
+    return this.#change(ctx, kind, key, subresource, (current) => {
+      const view = subresource === 'scale' ? scaleOf(kind, current) : current;
+      return this.#decode(ctx, kind, run(deepCopy(view) as Plain), subresource);
+    });
+  }
+
+  /** Reads, changes and writes one object; starts anew when someone else was quicker and the change allows it. */
+  async #change(
+    ctx: RequestContext,
+    kind: Kind,
+    key: ObjectKey,
+    subresource: Subresource | undefined,
+    make: (current: AnyObject, attempt: number) => AnyObject,
+  ): Promise<Frozen<AnyObject>> {
+    try {
+      return await this.#serially(this.#key(kind, key), async () => {
+        for (let attempt = 1; ; attempt++) {
+          const entry = this.#need(kind, key);
+          const current = this.#give(entry);
+          const wanted = make(current, attempt);
+          this.#checkPreconditions(kind, key.name, wanted.metadata, current.metadata!);
+          const next = this.#merge(kind, current, wanted, subresource);
+          const answer = (o: AnyObject) => (subresource === 'scale' ? deepFreeze(scaleOf(kind, o)) : o);
+          if (unchanged(next, current)) return answer(current);
+          this.#checkSize(next);
+          if (ctx.dryRun) {
+            metaOf(next).resourceVersion = current.metadata!.resourceVersion!;
+            return answer(deepFreeze(next));
+          }
+          try {
+            if (this.#mayGo(kind, next)) {
+              await this.#store.delete(entry.key, entry.revision);
+              metaOf(next).resourceVersion = current.metadata!.resourceVersion!;
+              return answer(deepFreeze(next));
+            }
+            return answer(this.#give(await this.#store.update(entry.key, next, entry.revision)));
+          } catch (e) {
+            if (!(e instanceof RevisionConflict)) throw e;
+            if (attempt >= MAX_ATTEMPTS) throw conflict(kind.plural, key.name, MODIFIED, kind.group);
+          }
+        }
+      });
+    } catch (e) {
+      throw this.#asApiError(e);
+    }
+  }
+
+  /** What is stored after a write: `wanted` through the given door, everything else as it is. Validated. */
+  #merge(kind: Kind, current: AnyObject, wanted: AnyObject, subresource: Subresource | undefined): AnyObject {
+    const meta = current.metadata!;
+    if (subresource === 'status') {
+      const next: AnyObject = { ...current, metadata: { ...meta }, status: wanted['status'] };
+      if (next['status'] === undefined) delete next['status'];
+      delete metaOf(next).resourceVersion;
+      this.#validate(kind, meta.name ?? '', [], () => kind.validateStatusUpdate?.(next, current) ?? []);
+      return next;
+    }
+    let next = wanted;
+    if (subresource === 'scale') {
+      next = deepCopy(current);
+      setScale(kind, next, wanted);
+    }
+    const m = metaOf(next);
+    this.#placeInNamespace(kind, m, meta.namespace);
+    m.name ??= meta.name!;
+    m.uid = meta.uid!;
+    m.creationTimestamp = meta.creationTimestamp!;
+    delete m.resourceVersion;
+    for (const k of ['deletionTimestamp', 'deletionGracePeriodSeconds', 'generation'] as const) {
+      delete m[k];
+      if (meta[k] !== undefined) (m as Plain)[k] = meta[k];
+    }
+    if (meta.generateName) m.generateName = meta.generateName;
+    if (kind.status) {
+      delete next['status'];
+      if (current['status'] !== undefined) next['status'] = current['status'];
+    }
+    kind.prepareForUpdate?.(next, current);
+    kind.setDefaults?.(next);
+    this.#validate(
+      kind,
+      meta.name ?? '',
+      [...validateObjectMeta(m, kind.namespaced, kind.validName), ...validateObjectMetaUpdate(m, meta)],
+      () => [...(kind.validate?.(next) ?? []), ...(kind.validateUpdate?.(next, current) ?? [])],
+    );
+    if (kind.generation && !deepEqual(next['spec'], current['spec']))
+      m.generation = (meta.generation ?? 0) + 1;
+    return next;
+  }
+
+  /** A deleted object that nothing holds any more. */
+  #mayGo(kind: Kind, o: AnyObject): boolean {
+    const m = o.metadata!;
+    return (
+      m.deletionTimestamp !== undefined &&
+      !m.finalizers?.length &&
+      !kind.holdsDeletion?.(o) &&
+      !m.deletionGracePeriodSeconds
+    );
+  }
+
+  async bind(ctx: RequestContext, key: ObjectKey, body: unknown): Promise<void> {
+    const binding = decodeAs(ctx, body, 'Binding', 'v1', 'io.k8s.api.core.v1.Binding') as unknown as Binding;
+    const { target } = binding;
+    const errors: FieldError[] = [];
+    if (target?.kind && target.kind !== 'Node')
+      errors.push(invalid('target.kind', target.kind, 'must be empty, "Node" is the only kind'));
+    if (!target?.name) errors.push({ type: 'Required', field: 'target.name', message: 'Required value' });
+    if (errors.length) throw invalidObject({ kind: 'Binding', group: '' }, key.name, errors);
+    const refuse = (why: string) => conflict('pods/binding', key.name, why);
+    await this.#edit(ctx, pods as unknown as Kind, key, (o, current) => {
+      const pod = o as { -readonly [K in keyof Pod]: Pod[K] };
+      const { uid } = binding.metadata ?? {};
+      if (uid && uid !== current.metadata?.uid)
+        throw refuse(
+          `Precondition failed: UID in precondition: ${uid}, UID in object meta: ${current.metadata?.uid}`,
+        );
+      if (current.metadata?.deletionTimestamp)
+        throw refuse(`pod ${key.name} is being deleted, cannot be assigned to a host`);
+      if (pod.spec?.nodeName)
+        throw refuse(`pod ${key.name} is already assigned to node ${JSON.stringify(pod.spec.nodeName)}`);
+      if (pod.spec?.schedulingGates?.length)
+        throw refuse(`pod ${key.name} has non-empty .spec.schedulingGates`);
+      pod.spec = { ...pod.spec!, nodeName: target.name! };
+      pod.metadata = { ...pod.metadata };
+      if (binding.metadata?.annotations)
+        pod.metadata.annotations = { ...pod.metadata.annotations, ...binding.metadata.annotations };
+      const conditions = (pod.status?.conditions ?? []).filter((c) => c.type !== 'PodScheduled');
+      pod.status = {
+        ...pod.status,
+        conditions: [
+          ...conditions,
+          {
+            type: 'PodScheduled',
+            status: 'True',
+            lastTransitionTime: rfc3339(this.#clock.now()),
+          },
+        ],
+      };
+    });
+  }
+
+  async evict(ctx: RequestContext, key: ObjectKey, body: unknown): Promise<void> {
+    const eviction = decodeAs(ctx, body, 'Eviction', 'policy/v1', 'io.k8s.api.policy.v1.Eviction') as {
+      deleteOptions?: Plain;
+    };
+    const options = this.deleteOptions(eviction.deleteOptions, {});
+    await this.delete(ctx, pods as unknown as Kind, key, options);
+  }
+
+  /** Changes one object past validation of updates: for subresources whose rules stand in `change`. */
+  async #edit(
+    ctx: RequestContext,
+    kind: Kind,
+    key: ObjectKey,
+    change: (shallowCopy: AnyObject, current: AnyObject) => void,
+  ): Promise<AnyObject> {
+    try {
+      return await this.#serially(this.#key(kind, key), async () => {
+        for (let attempt = 1; ; attempt++) {
+          const entry = this.#need(kind, key);
+          const current = this.#give(entry);
+          const next: AnyObject = { ...current, metadata: { ...current.metadata } };
+          change(next, current);
+          delete metaOf(next).resourceVersion;
+          if (unchanged(next, current)) return current;
+          if (ctx.dryRun) return deepFreeze(next);
+          try {
+            return this.#give(await this.#store.update(entry.key, next, entry.revision));
+          } catch (e) {
+            if (!(e instanceof RevisionConflict)) throw e;
+            if (attempt >= MAX_ATTEMPTS) throw conflict(kind.plural, key.name, MODIFIED, kind.group);
+          }
+        }
+      });
+    } catch (e) {
+      throw this.#asApiError(e);
+    }
+  }
+
+  // ---- deleting
+
+  async delete(
+    ctx: RequestContext,
+    kind: Kind,
+    key: ObjectKey,
+    options: DeleteOptions,
+  ): Promise<DeleteResult> {
+    if (kind.plural === 'namespaces' && ['default', 'kube-system', 'kube-public'].includes(key.name))
+      throw new ApiError(
+        'Forbidden',
+        `namespaces "${key.name}" is forbidden: this namespace may not be deleted`,
+        { name: key.name, kind: 'namespaces' },
+      );
+    try {
+      return await this.#serially(this.#key(kind, key), async () => {
+        for (let attempt = 1; ; attempt++) {
+          const entry = this.#need(kind, key);
+          const current = this.#give(entry);
+          this.#checkDeletePreconditions(kind, key.name, options, current.metadata!);
+          const next = this.#markDeleted(kind, current, options);
+          const gone = this.#mayGo(kind, next);
+          if (ctx.dryRun) return { object: deepFreeze(next), removed: gone };
+          try {
+            if (gone) {
+              await this.#store.delete(entry.key, entry.revision);
+              return { object: current, removed: true };
+            }
+            if (unchanged(next, current)) return { object: current, removed: false };
+            const object = this.#give(await this.#store.update(entry.key, next, entry.revision));
+            return { object, removed: false };
+          } catch (e) {
+            if (!(e instanceof RevisionConflict)) throw e;
+            if (attempt >= MAX_ATTEMPTS) throw conflict(kind.plural, key.name, MODIFIED, kind.group);
+          }
+        }
+      });
+    } catch (e) {
+      throw this.#asApiError(e);
+    }
+  }
+
+  /** `current` with what a delete writes into it (registry/rest BeforeDelete and deletionFinalizersForGarbageCollection). */
+  #markDeleted(kind: Kind, current: AnyObject, options: DeleteOptions): AnyObject {
+    const next: AnyObject = { ...current, metadata: { ...current.metadata } };
+    const m = metaOf(next);
+    delete m.resourceVersion;
+    const finalizers = new Set(m.finalizers ?? []);
+    const { propagationPolicy: policy } = options;
+    if (policy) {
+      finalizers.delete('orphan');
+      finalizers.delete('foregroundDeletion');
+      if (policy === 'Orphan') finalizers.add('orphan');
+      if (policy === 'Foreground') finalizers.add('foregroundDeletion');
+    }
+    if (finalizers.size || m.finalizers) m.finalizers = [...finalizers];
+    if (m.finalizers?.length === 0) delete m.finalizers;
+    // Kubernetes reads a negative grace period as one second.
+    const asked =
+      options.gracePeriodSeconds === undefined
+        ? undefined
+        : options.gracePeriodSeconds < 0
+          ? 1
+          : options.gracePeriodSeconds;
+    const now = this.#clock.now();
+    if (m.deletionTimestamp === undefined) {
+      const grace = kind.defaultGracePeriod ? this.#grace(kind, current, asked) : 0;
+      m.deletionTimestamp = rfc3339(now + grace * 1000);
+      m.deletionGracePeriodSeconds = grace;
+      if (m.generation !== undefined) m.generation++;
+      kind.prepareForDelete?.(next);
+    } else if (kind.defaultGracePeriod) {
+      // Already going: the grace period may only become shorter.
+      const before = m.deletionGracePeriodSeconds ?? 0;
+      const grace = asked === undefined ? before : this.#grace(kind, current, asked);
+      if (grace < before) {
+        const started = Date.parse(String(m.deletionTimestamp)) - before * 1000;
+        m.deletionTimestamp = rfc3339(started + grace * 1000);
+        m.deletionGracePeriodSeconds = grace;
+      }
+    }
+    return next;
+  }
+
+  #grace(kind: Kind, o: AnyObject, asked: number | undefined): number {
+    const byDefault = kind.defaultGracePeriod!(o);
+    // 0 from the kind says that nothing runs (a pod that is on no node, or has ended): there is no one to wait for.
+    return byDefault === 0 ? 0 : (asked ?? byDefault);
+  }
+
+  async deleteCollection(
+    ctx: RequestContext,
+    kind: Kind,
+    query: ListQuery,
+    options: DeleteOptions,
+  ): Promise<ListResult> {
+    const found = this.list(ctx, kind, query);
+    await Promise.all(
+      found.items.map(async (o) => {
+        const { namespace, name } = o.metadata ?? {};
+        try {
+          await this.delete(ctx, kind, { namespace, name: name! }, options);
+        } catch (e) {
+          if (!isApiError(e, 'NotFound')) throw e;
+        }
+      }),
+    );
+    return found;
+  }
+
+  deleteOptions(body: unknown, query: Readonly<Record<string, string | undefined>>): DeleteOptions {
+    const o = (
+      body === undefined || body === null
+        ? {}
+        : decodeBody(body, 'DeleteOptions', 'v1', 'io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions').object
+    ) as {
+      gracePeriodSeconds?: number;
+      propagationPolicy?: string;
+      orphanDependents?: boolean;
+      preconditions?: { uid?: string; resourceVersion?: string };
+    };
+    const fromQuery = query['gracePeriodSeconds'];
+    if (fromQuery !== undefined && o.gracePeriodSeconds === undefined) {
+      if (!/^-?\d{1,10}$/.test(fromQuery))
+        throw badRequest(`gracePeriodSeconds: ${JSON.stringify(fromQuery)} is no whole number`);
+      o.gracePeriodSeconds = Number(fromQuery);
+    }
+    const orphan = o.orphanDependents ?? { true: true, false: false }[query['orphanDependents'] ?? ''];
+    let policy = o.propagationPolicy ?? query['propagationPolicy'];
+    if (policy && orphan !== undefined)
+      throw badRequest('orphanDependents and deletionPropagation cannot be both set');
+    if (orphan !== undefined) policy = orphan ? 'Orphan' : 'Background';
+    if (policy && !['Background', 'Foreground', 'Orphan'].includes(policy))
+      throw badRequest(
+        `invalid DeleteOptions: propagationPolicy: Unsupported value: ${JSON.stringify(policy)}: supported values: "Background", "Foreground", "Orphan"`,
+      );
+    return {
+      ...(o.gracePeriodSeconds === undefined ? {} : { gracePeriodSeconds: o.gracePeriodSeconds }),
+      ...(o.preconditions?.uid ? { uid: o.preconditions.uid } : {}),
+      ...(o.preconditions?.resourceVersion ? { resourceVersion: o.preconditions.resourceVersion } : {}),
+      ...(policy ? { propagationPolicy: policy as NonNullable<DeleteOptions['propagationPolicy']> } : {}),
+    };
+  }
+
+  // ---- the inside's door
+
+  client(user = 'system:coxswain'): Client {
+    const ctx = (): RequestContext => ({
+      user,
+      groups: ['system:masters'],
+      fieldValidation: 'Ignore',
+      warnings: [],
+    });
+    const copy = (o: object) => deepCopy(o) as unknown;
+    const keyOf = (o: { metadata?: ObjectMeta }): ObjectKey => ({
+      namespace: o.metadata?.namespace,
+      name: o.metadata?.name ?? '',
+    });
+    // The verbs are generic over kinds; the client narrows them to the kind's own type.
+    const verbs = {
+      get: async (kind: Kind, key: ObjectKey) => this.get(ctx(), kind, key),
+      list: async (kind: Kind, options: ListQuery = {}) => this.list(ctx(), kind, options),
+      watch: (kind: Kind, options: WatchQuery = {}) => this.watch(ctx(), kind, options),
+      create: (kind: Kind, o: AnyObject) => this.create(ctx(), kind, o.metadata?.namespace, copy(o)),
+      update: (kind: Kind, o: AnyObject) => this.update(ctx(), kind, keyOf(o), copy(o)),
+      updateStatus: (kind: Kind, o: AnyObject) => this.update(ctx(), kind, keyOf(o), copy(o), 'status'),
+      patch: (kind: Kind, key: ObjectKey, patch: object, subresource?: 'status' | 'finalize') =>
+        this.patch(ctx(), kind, key, PATCH_TYPES.merge, patch, subresource),
+      bind: ({ uid, ...key }: ObjectKey & { uid: string }, nodeName: string) =>
+        this.bind(ctx(), key, {
+          metadata: { name: key.name, uid },
+          target: { kind: 'Node', name: nodeName },
+        }),
+      delete: async (kind: Kind, key: ObjectKey, options: DeleteOptions = {}) => {
+        await this.delete(ctx(), kind, key, options);
+      },
+    };
+    return verbs as unknown as Client;
+  }
+
+  // ---- helpers
+
+  readonly #lookup: Lookup = (kind, key) => {
+    const entry = this.#store.get(this.#key(kind, key));
+    return entry && this.#give(entry);
+  };
+
+  #prefix(kind: Kind, namespace?: string): string {
+    const base = `/${kind.group || 'core'}/${kind.plural}/`;
+    return kind.namespaced && namespace ? `${base}${namespace}/` : base;
+  }
+
+  #key(kind: Kind, { namespace, name }: ObjectKey): string {
+    if (kind.namespaced && !namespace)
+      throw badRequest(`an empty namespace may not be set when a resource name is provided`);
+    // A slash would reach into another's keys; no valid name has one.
+    if (!name || name.includes('/') || namespace?.includes('/'))
+      throw notFound(kind.plural, name, kind.group);
+    return this.#prefix(kind, namespace) + name;
+  }
+
+  #need(kind: Kind, key: ObjectKey): Entry {
+    const entry = this.#store.get(this.#key(kind, key));
+    if (!entry) throw notFound(kind.plural, key.name, kind.group);
+    return entry;
+  }
+
+  /** The object of an entry, with its resourceVersion in it. */
+  #give(entry: Entry): AnyObject {
+    const value = entry.value as AnyObject;
+    const resourceVersion = String(entry.revision);
+    if (value.metadata?.resourceVersion === resourceVersion) return value;
+    let stamped = this.#stamped.get(value);
+    if (!stamped) {
+      const metadata = Object.freeze({ ...value.metadata, resourceVersion });
+      stamped = Object.freeze({ ...value, metadata });
+      this.#stamped.set(value, stamped);
+    }
+    return stamped;
+  }
+
+  #filter(kind: Kind, query: { labelSelector?: string; fieldSelector?: string }): Filter {
+    const fields = query.fieldSelector ? parseFieldSelector(query.fieldSelector) : [];
+    for (const { field } of fields) {
+      const known =
+        field === 'metadata.name' ||
+        (field === 'metadata.namespace' && kind.namespaced) ||
+        Object.hasOwn(kind.selectable, field);
+      if (!known) throw badRequest(`field label not supported: ${field}`);
+    }
+    return { labels: query.labelSelector ? parseSelector(query.labelSelector) : [], fields };
+  }
+
+  #matches(kind: Kind, filter: Filter, o: AnyObject): boolean {
+    if (!matchesAll(filter.labels, o.metadata?.labels)) return false;
+    return filter.fields.every(({ field, value, equal }) => {
+      const actual =
+        field === 'metadata.name'
+          ? o.metadata?.name
+          : field === 'metadata.namespace'
+            ? o.metadata?.namespace
+            : kind.selectable[field]!(o);
+      return (actual === value) === equal;
+    });
+  }
+
+  /** `body` as an object of the kind: fields checked, its apiVersion and kind in place, metadata there. */
+  #decode(ctx: RequestContext, kind: Kind, body: unknown, subresource?: Subresource): AnyObject {
+    const o =
+      subresource === 'scale'
+        ? decodeAs(ctx, body, 'Scale', 'autoscaling/v1', SCALE_SCHEMA)
+        : decodeAs(ctx, body, kind.kind, apiVersionOf(kind), kind.schema);
+    const meta = metaOf(o);
+    // Kept by server-side apply only, which is not served yet.
+    delete meta.managedFields;
+    delete meta.selfLink;
+    return o;
+  }
+
+  #placeInNamespace(kind: Kind, meta: ObjectMeta, namespace: string | undefined): void {
+    if (!kind.namespaced) {
+      if (meta.namespace === '') delete meta.namespace;
+      return;
+    }
+    if (meta.namespace && namespace && meta.namespace !== namespace)
+      throw badRequest(
+        'the namespace of the provided object does not match the namespace sent on the request',
+      );
+    if (namespace) meta.namespace = namespace;
+  }
+
+  #checkPreconditions(kind: Kind, name: string, wanted: ObjectMeta | undefined, current: ObjectMeta): void {
+    if (wanted?.uid && wanted.uid !== current.uid)
+      throw conflict(
+        kind.plural,
+        name,
+        `Precondition failed: UID in precondition: ${wanted.uid}, UID in object meta: ${current.uid}`,
+        kind.group,
+      );
+    if (wanted?.resourceVersion && wanted.resourceVersion !== current.resourceVersion) {
+      parseRevision(wanted.resourceVersion);
+      throw conflict(kind.plural, name, MODIFIED, kind.group);
+    }
+  }
+
+  #checkDeletePreconditions(kind: Kind, name: string, options: DeleteOptions, current: ObjectMeta): void {
+    if (options.uid && options.uid !== current.uid)
+      throw conflict(
+        kind.plural,
+        name,
+        `the UID in the precondition (${options.uid}) does not match the UID in record (${current.uid}). The object might have been deleted and then recreated`,
+        kind.group,
+      );
+    if (options.resourceVersion && options.resourceVersion !== current.resourceVersion)
+      throw conflict(
+        kind.plural,
+        name,
+        `the ResourceVersion in the precondition (${options.resourceVersion}) does not match the ResourceVersion in record (${current.resourceVersion}). The object might have been modified`,
+        kind.group,
+      );
+  }
+
+  /** Throws Invalid. The kind's own rules are asked even when metadata is wrong, as in Kubernetes. */
+  #validate(kind: Kind, name: string, meta: FieldError[], rules: () => FieldError[]): void {
+    const errors = [...meta, ...rules()];
+    if (errors.length) throw invalidObject(kind, name, errors);
+  }
+
+  #checkSize(o: AnyObject): void {
+    if (jsonSizeBound(o, MAX_OBJECT_BYTES) <= MAX_OBJECT_BYTES) return;
+    if (Buffer.byteLength(JSON.stringify(o)) > MAX_OBJECT_BYTES)
+      throw new ApiError('RequestEntityTooLarge', 'etcdserver: request is too large');
+  }
+
+  #generateName(base: string): string {
+    let suffix = '';
+    for (let i = 0; i < 5; i++) suffix += SUFFIX[Math.floor(this.#clock.random() * SUFFIX.length)];
+    return base.slice(0, MAX_GENERATED_BASE) + suffix;
+  }
+
+  /** Runs the writes to one key one after the other. */
+  async #serially<T>(key: string, write: (key: string) => Promise<T>): Promise<T> {
+    const before = this.#writing.get(key);
+    const run = before
+      ? before.then(
+          () => write(key),
+          () => write(key),
+        )
+      : write(key);
+    this.#writing.set(key, run);
+    try {
+      return await run;
+    } finally {
+      if (this.#writing.get(key) === run) this.#writing.delete(key);
+    }
+  }
+
+  #asApiError(e: unknown): ApiError {
+    if (e instanceof ApiError) return e;
+    if (e instanceof Compacted) return new ApiError('Expired', e.message);
+    const message = e instanceof Error ? e.message : String(e);
+    if (e instanceof Error && e.name === 'StoreBusy')
+      return new ApiError('TooManyRequests', message, { retryAfterSeconds: 1 });
+    this.#log.error({ err: e }, 'a write failed');
+    return new ApiError('InternalError', `Internal error occurred: ${message}`);
+  }
+
+  // ---- first start
+
+  /** Makes what every cluster has from the start, as far as it is not there. */
+  async bootstrap(): Promise<void> {
+    const client = this.client();
+    const ensure = async (make: () => Promise<unknown>) => {
+      try {
+        await make();
+      } catch (e) {
+        if (!isApiError(e, 'AlreadyExists')) throw e;
+      }
+    };
+    for (const name of ['default', 'kube-system', 'kube-public', 'kube-node-lease'])
+      await ensure(() => client.create(namespaces, { metadata: { name } } as Namespace));
+    for (const name of ['oci', 'wasm', 'wasmtime'])
+      await ensure(() => client.create(runtimeClasses, { metadata: { name }, handler: name }));
+  }
+}
+
+/** `0` for absent. */
+function positive(n: number | undefined, what: string): number {
+  if (n === undefined) return 0;
+  if (!Number.isInteger(n) || n < 0) throw badRequest(`${what}: Invalid value: must be a whole number >= 0`);
+  return n;
+}
+
+function parseRevision(rv: string): number {
+  if (!/^\d{1,15}$/.test(rv))
+    throw badRequest(`Invalid value: ${JSON.stringify(rv)}: resourceVersion: must be a whole number`);
+  return Number(rv);
+}
+
+/** Equal but for resourceVersion. */
+function unchanged(next: AnyObject, current: AnyObject): boolean {
+  const { resourceVersion: _a, ...a } = next.metadata ?? {};
+  const { resourceVersion: _b, ...b } = current.metadata ?? {};
+  return deepEqual(a, b) && deepEqual({ ...next, metadata: null }, { ...current, metadata: null });
+}
+
+const JSON_TYPE = (v: unknown): string =>
+  v === null ? 'null' : Array.isArray(v) ? 'array' : typeof v === 'boolean' ? 'bool' : typeof v;
+
+function decodeBody(
+  body: unknown,
+  kind: string,
+  apiVersion: string,
+  schema: string,
+): { object: AnyObject; unknown: string[] } {
+  if (!isPlainObject(body))
+    throw badRequest(
+      `couldn't get version/kind; json parse error: json: cannot unmarshal ${JSON_TYPE(body)} into Go value of type struct { APIVersion string "json:\\"apiVersion,omitempty\\""; Kind string "json:\\"kind,omitempty\\"" }`,
+    );
+  const given = { kind: body['kind'] ?? kind, apiVersion: body['apiVersion'] ?? apiVersion };
+  if (given.apiVersion !== apiVersion && kind !== 'DeleteOptions')
+    throw badRequest(
+      `the API version in the data (${String(given.apiVersion).slice(0, 128)}) does not match the expected API version (${apiVersion})`,
+    );
+  const what = `${kind} in version ${JSON.stringify(apiVersion.replace(/^.*\//, ''))} cannot be handled as a ${kind}`;
+  if (given.kind !== kind)
+    throw badRequest(
+      `${String(given.kind).slice(0, 128)} in version ${JSON.stringify(apiVersion.replace(/^.*\//, ''))} cannot be handled as a ${kind}: the object is of another kind`,
+    );
+  const unknown = decode(body, schema, what);
+  body['kind'] = kind;
+  body['apiVersion'] = apiVersion;
+  return { object: body as AnyObject, unknown };
+}
+
+/** Decodes and answers unknown fields as `fieldValidation` wants it. */
+function decodeAs(
+  ctx: RequestContext,
+  body: unknown,
+  kind: string,
+  apiVersion: string,
+  schema: string,
+): AnyObject {
+  const { object, unknown } = decodeBody(body, kind, apiVersion, schema);
+  if (unknown.length && ctx.fieldValidation !== 'Ignore') {
+    const texts = unknown.map((f) => `unknown field ${JSON.stringify(f)}`);
+    if (ctx.fieldValidation === 'Strict')
+      throw badRequest(
+        `${kind} in version ${JSON.stringify(apiVersion.replace(/^.*\//, ''))} cannot be handled as a ${kind}: strict decoding error: ${texts.join(', ')}`,
+      );
+    for (const t of texts) if (!ctx.warnings.includes(t)) ctx.warnings.push(t);
+  }
+  return object;
+}

@@ -1,0 +1,253 @@
+import type { Node, Pod } from 'kubernetes-types/core/v1.js';
+import { type Clock, rfc3339 } from '../../api/clock.js';
+import { nodes, pods, runtimeClasses } from '../../api/kinds/index.js';
+import type { Log } from '../../api/log.js';
+import { isApiError } from '../../api/meta/errors.js';
+import { parseKey } from '../../api/meta/object.js';
+import type { Client, Frozen } from '../client.js';
+import { EventRecorder } from '../events.js';
+import type { Informer, Informers } from '../informer.js';
+import { WorkQueue } from '../queue.js';
+import { decide, type Refusal } from './decide.js';
+import type { FilterName } from './filters.js';
+import { Ledger, type PodInfo, podInfo } from './snapshot.js';
+
+export interface SchedulerOptions {
+  client: Client;
+  informers: Informers;
+  clock: Clock;
+  log: Log;
+  /** Pods whose `spec.schedulerName` is another are left alone. Default `default-scheduler`. */
+  schedulerName?: string;
+}
+
+/** Bindings on their way at once. */
+const MAX_BINDING = 128;
+/** A pod that fits nowhere is looked at again after a change, but not sooner than this (doubling) since last time. */
+const RETRY_FIRST_MS = 100;
+const RETRY_MAX_MS = 10_000;
+
+/** What a freed place on a node can help against. */
+const HELPED_BY_ROOM = new Set<FilterName>([
+  'NodeResourcesFit',
+  'NodePorts',
+  'PodTopologySpread',
+  'InterPodAffinity',
+]);
+/** What a newly placed pod can help against. */
+const HELPED_BY_COMPANY = new Set<FilterName>(['PodTopologySpread', 'InterPodAffinity']);
+
+interface Waiting {
+  readonly filters: Refusal['filters'];
+  readonly tries: number;
+  readonly triedAt: number;
+}
+
+/**
+ * Binds pods to nodes. It looks at a pod when the pod appears and again when something changed that could help; it
+ * never polls. Decisions are pure ({@link decide}); this class keeps the ledger they are made on.
+ */
+export class Scheduler {
+  readonly #pods: Informer<Pod>;
+  readonly #ledger = new Ledger();
+  readonly #queue: WorkQueue;
+  readonly #events: EventRecorder;
+  readonly #name: string;
+  /** Pods that fit nowhere as far as we know. */
+  readonly #waiting = new Map<string, Waiting>();
+  readonly #binding = new Set<Promise<void>>();
+  #from = 0;
+
+  constructor(private readonly o: SchedulerOptions) {
+    this.#name = o.schedulerName ?? 'default-scheduler';
+    this.#events = new EventRecorder(o.client, { component: this.#name }, o.clock, o.log);
+    this.#queue = new WorkQueue('scheduler', (key) => this.#schedule(key), o.clock, o.log);
+    this.#pods = o.informers.of(pods).onChange((key, now, before) => this.#podChanged(key, now, before));
+    o.informers.of(nodes).onChange((name, now, before) => {
+      if (now && before && !matters(now, before)) return;
+      this.#ledger.setNode(name, now);
+      this.#wake(() => true);
+    });
+    o.informers.of(runtimeClasses).onChange(() => this.#wake(() => true));
+  }
+
+  async start(): Promise<void> {
+    await this.o.informers.start();
+    this.#queue.start();
+  }
+
+  async stop(): Promise<void> {
+    await this.#queue.stop();
+    await Promise.all(this.#binding);
+    this.#events.stop();
+  }
+
+  /** Nothing to decide, to bind or to tell right now. */
+  get idle(): boolean {
+    return this.#queue.idle && this.#binding.size === 0 && this.#events.idle;
+  }
+
+  #podChanged(key: string, now: Frozen<Pod> | undefined, before: Frozen<Pod> | undefined): void {
+    const uid = (now ?? before)!.metadata!.uid!;
+    if (now?.spec?.nodeName && !hasEnded(now)) {
+      this.#waiting.delete(key);
+      if (before?.spec?.nodeName && sameRoom(now, before)) return;
+      this.#ledger.place(this.#info(now), now.spec.nodeName);
+      this.#wake((filters) => overlap(filters, HELPED_BY_COMPANY));
+      return;
+    }
+    if (!now || hasEnded(now)) {
+      this.#waiting.delete(key);
+      if (this.#ledger.remove(uid)) this.#wake((filters) => overlap(filters, HELPED_BY_ROOM));
+      return;
+    }
+    // Our own note on why it waits is no reason to look again.
+    if (before && specOf(before) === specOf(now) && this.#waiting.has(key)) return;
+    if (this.#isOurs(now)) this.#queue.add(key);
+  }
+
+  #isOurs(pod: Frozen<Pod>): boolean {
+    return (pod.spec?.schedulerName || 'default-scheduler') === this.#name;
+  }
+
+  #info(pod: Frozen<Pod>): PodInfo {
+    return podInfo(pod, this.#runtimeClass(pod));
+  }
+
+  #runtimeClass(pod: Frozen<Pod>) {
+    const name = pod.spec?.runtimeClassName;
+    return name ? this.o.informers.of(runtimeClasses).get(name) : undefined;
+  }
+
+  #wake(helps: (filters: Refusal['filters']) => boolean): void {
+    const now = this.o.clock.monotonic();
+    for (const [key, w] of this.#waiting) {
+      if (!helps(w.filters)) continue;
+      const pause = Math.min(RETRY_MAX_MS, RETRY_FIRST_MS * 2 ** Math.min(w.tries - 1, 20));
+      this.#queue.addAfter(key, w.triedAt + pause - now);
+    }
+  }
+
+  async #schedule(key: string): Promise<void> {
+    const pod = this.#pods.get(key);
+    if (
+      !pod ||
+      pod.spec?.nodeName ||
+      hasEnded(pod) ||
+      pod.metadata?.deletionTimestamp ||
+      !this.#isOurs(pod)
+    ) {
+      this.#waiting.delete(key);
+      return;
+    }
+    if (this.#ledger.isAssumed(pod.metadata!.uid!)) return;
+    const gates = (pod.spec as { schedulingGates?: readonly unknown[] }).schedulingGates;
+    if (gates?.length) {
+      await this.#note(pod, 'SchedulingGated', 'Scheduling is blocked due to non-empty scheduling gates');
+      return;
+    }
+    const info = this.#info(pod);
+    const decision = decide(info, this.#runtimeClass(pod), this.#ledger, this.#from++);
+    if ('node' in decision) {
+      this.#waiting.delete(key);
+      this.#ledger.assume(info, decision.node);
+      const bound = this.#bind(info, decision.node).finally(() => this.#binding.delete(bound));
+      this.#binding.add(bound);
+      if (this.#binding.size >= MAX_BINDING) await Promise.race(this.#binding);
+      return;
+    }
+    const { message, filters } = decision.refusal;
+    this.#waiting.set(key, {
+      filters,
+      tries: (this.#waiting.get(key)?.tries ?? 0) + 1,
+      triedAt: this.o.clock.monotonic(),
+    });
+    await this.#note(pod, 'Unschedulable', message);
+  }
+
+  /** Never rejects. */
+  async #bind(info: PodInfo, node: string): Promise<void> {
+    const { namespace, name } = parseKey(info.key);
+    try {
+      await this.o.client.bind({ namespace, name, uid: info.uid }, node);
+      this.#events.tell(
+        pods,
+        info.pod as Pod,
+        'Normal',
+        'Scheduled',
+        `Successfully assigned ${namespace}/${name} to ${node}`,
+      );
+    } catch (e) {
+      const freed = this.#ledger.forget(info.uid);
+      if (freed) this.#wake((filters) => overlap(filters, HELPED_BY_ROOM));
+      // Deleted, or bound by someone else: the watch tells.
+      if (isApiError(e, 'NotFound') || isApiError(e, 'Conflict')) return;
+      this.o.log.warn(
+        { pod: info.key, node, err: e instanceof Error ? e.message : String(e) },
+        'binding failed',
+      );
+      this.#queue.addAfter(info.key, 1000);
+    }
+  }
+
+  /** Says on the pod, and in an Event, why it waits; once per reason. */
+  async #note(pod: Frozen<Pod>, reason: 'Unschedulable' | 'SchedulingGated', message: string): Promise<void> {
+    const conditions = pod.status?.conditions ?? [];
+    const old = conditions.find((c) => c.type === 'PodScheduled');
+    if (old?.status === 'False' && old.reason === reason && old.message === message) return;
+    if (reason === 'Unschedulable')
+      this.#events.tell(pods, pod as Pod, 'Warning', 'FailedScheduling', message);
+    const condition = {
+      type: 'PodScheduled',
+      status: 'False',
+      reason,
+      message,
+      lastProbeTime: null,
+      lastTransitionTime: old?.status === 'False' ? old.lastTransitionTime : rfc3339(this.o.clock.now()),
+    };
+    const { namespace, name } = pod.metadata!;
+    try {
+      await this.o.client.patch(
+        pods,
+        { namespace, name: name! },
+        {
+          metadata: { uid: pod.metadata!.uid },
+          status: { conditions: [...conditions.filter((c) => c !== old), condition] },
+        },
+        'status',
+      );
+    } catch (e) {
+      if (!isApiError(e, 'NotFound') && !isApiError(e, 'Conflict')) throw e;
+    }
+  }
+}
+
+const hasEnded = (p: Frozen<Pod>) => p.status?.phase === 'Succeeded' || p.status?.phase === 'Failed';
+
+const specOf = (p: Frozen<Pod>) => JSON.stringify([p.spec, p.metadata?.labels]);
+
+/** Nothing changed of what the ledger knows about a bound pod. */
+const sameRoom = (a: Frozen<Pod>, b: Frozen<Pod>) =>
+  !hasEnded(b) &&
+  a.metadata?.uid === b.metadata?.uid &&
+  a.metadata?.deletionTimestamp === b.metadata?.deletionTimestamp &&
+  (a.spec === b.spec || JSON.stringify(a.spec) === JSON.stringify(b.spec)) &&
+  JSON.stringify(a.metadata?.labels) === JSON.stringify(b.metadata?.labels);
+
+/** Whether a change of a node means anything for where pods can go; heartbeats do not. */
+function matters(now: Frozen<Node>, before: Frozen<Node>): boolean {
+  const view = (n: Frozen<Node>) =>
+    JSON.stringify([
+      n.metadata?.uid,
+      n.metadata?.labels,
+      n.spec,
+      n.status?.allocatable,
+      n.status?.conditions?.map((c) => [c.type, c.status]),
+    ]);
+  return view(now) !== view(before);
+}
+
+function overlap(a: ReadonlySet<string>, b: ReadonlySet<string>): boolean {
+  for (const x of a) if (b.has(x)) return true;
+  return false;
+}
