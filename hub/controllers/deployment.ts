@@ -6,7 +6,7 @@ import { keyOf } from '../../api/meta/object.js';
 import { matchesSelector } from '../../api/meta/selector.js';
 import type { Frozen } from '../client.js';
 import { claim, controllerRef } from './adopt.js';
-import { type Context, errorText, ifThere, type Keys, type Loop } from './loop.js';
+import { type Context, errorText, ifThere, type Keys, type Reconcile } from './loop.js';
 import { controllerOf, hasEnded, podsOf } from './pods.js';
 import {
   conditionOf,
@@ -33,7 +33,7 @@ import {
 } from './rollout.js';
 
 /** Rolls a Deployment's template over into ReplicaSets, one per version of the template. */
-export function deploymentLoop(ctx: Context, keys: Keys): Loop {
+export function deploymentLoop(ctx: Context, keys: Keys): Reconcile {
   const { client, informers, clock } = ctx;
   const events = ctx.recorder('deployment-controller');
   const all = informers.of(deployments).index('namespace', (d) => [d.metadata!.namespace!]);
@@ -336,7 +336,7 @@ export function deploymentLoop(ctx: Context, keys: Keys): Loop {
     return true;
   }
 
-  return { name: 'deployment', concurrency: 5, reconcile };
+  return reconcile;
 }
 
 /** Sizes after a change of `spec.replicas`. */

@@ -3,7 +3,7 @@ import { rfc3339 } from '../../api/clock.js';
 import { nodes, pods } from '../../api/kinds/index.js';
 import type { Frozen } from '../client.js';
 import { NOT_READY, tolerates, UNREACHABLE } from '../taints.js';
-import { type Context, ifThere, type Keys, type Loop } from './loop.js';
+import { type Context, ifThere, type Keys, type Reconcile } from './loop.js';
 import { noteDisruption } from './podgc.js';
 import { hasEnded, podsOf } from './pods.js';
 
@@ -11,7 +11,7 @@ import { hasEnded, podsOf } from './pods.js';
  * Deletes pods from nodes with NoExecute taints, at once or after `tolerationSeconds`. Unlike Kubernetes it leaves
  * pods alone that say nothing about `not-ready` and `unreachable`: a device that lost its link goes on working.
  */
-export function evictionLoop(ctx: Context, keys: Keys): Loop {
+export function evictionLoop(ctx: Context, keys: Keys): Reconcile {
   const { client, informers, clock } = ctx;
   const events = ctx.recorder('taint-eviction-controller');
   const all = podsOf(informers);
@@ -23,39 +23,36 @@ export function evictionLoop(ctx: Context, keys: Keys): Loop {
     if (node && tainted(known.get(node))) keys.add(node);
   });
 
-  return {
-    name: 'taint-eviction',
-    async reconcile(name) {
-      const node = known.get(name);
-      if (!node || !tainted(node)) return undefined;
-      const now = clock.now();
-      let soonest = Number.POSITIVE_INFINITY;
-      for (const p of all.by('node', name)) {
-        if (p.metadata?.deletionTimestamp || hasEnded(p)) continue;
-        const wait = evictIn(p, node, now);
-        if (wait > 0) {
-          soonest = Math.min(soonest, wait);
-          continue;
-        }
-        const { namespace, name: pod, uid } = p.metadata!;
-        await noteDisruption(
-          client,
-          p,
-          'DeletionByTaintManager',
-          'Taint manager: deleting due to NoExecute taint',
-          rfc3339(now),
-        );
-        if (await ifThere(client.delete(pods, { namespace, name: pod! }, { uid }).then(() => true)))
-          events.tell(
-            pods,
-            p as Pod,
-            'Normal',
-            'TaintManagerEviction',
-            `Marking for deletion Pod ${namespace}/${pod}`,
-          );
+  return async (name) => {
+    const node = known.get(name);
+    if (!node || !tainted(node)) return undefined;
+    const now = clock.now();
+    let soonest = Number.POSITIVE_INFINITY;
+    for (const p of all.by('node', name)) {
+      if (p.metadata?.deletionTimestamp || hasEnded(p)) continue;
+      const wait = evictIn(p, node, now);
+      if (wait > 0) {
+        soonest = Math.min(soonest, wait);
+        continue;
       }
-      return Number.isFinite(soonest) ? soonest : undefined;
-    },
+      const { namespace, name: pod, uid } = p.metadata!;
+      await noteDisruption(
+        client,
+        p,
+        'DeletionByTaintManager',
+        'Taint manager: deleting due to NoExecute taint',
+        rfc3339(now),
+      );
+      if (await ifThere(client.delete(pods, { namespace, name: pod! }, { uid }).then(() => true)))
+        events.tell(
+          pods,
+          p as Pod,
+          'Normal',
+          'TaintManagerEviction',
+          `Marking for deletion Pod ${namespace}/${pod}`,
+        );
+    }
+    return Number.isFinite(soonest) ? soonest : undefined;
   };
 }
 

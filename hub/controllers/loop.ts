@@ -22,19 +22,14 @@ export interface Keys {
   addAfter(key: string, ms: number): void;
 }
 
-/**
- * One control loop: makes the world match one kind of wish, one key at a time. It re-reads everything, so that it may
- * be called at any time and any number of times.
- */
-export interface Loop {
-  readonly name: string;
-  /** Keys worked on at once; default 1. */
-  readonly concurrency?: number;
-  reconcile(key: string): Promise<Again>;
-}
+/** Makes the world match one wish. Re-reads everything, so that it may be called at any time and any number of times. */
+export type Reconcile = (key: string) => Promise<Again>;
 
-/** Subscribes to what concerns the loop, before the informers start. */
-export type LoopFactory = (ctx: Context, keys: Keys) => Loop;
+/**
+ * One control loop. Called once, before the informers start, to subscribe to what concerns it: it puts keys into its
+ * queue and returns what is to be done about each.
+ */
+export type LoopFactory = (ctx: Context, keys: Keys) => Reconcile;
 
 /** Swallows NotFound: what was to be deleted or noted on something is gone already. */
 export async function ifThere<T>(work: Promise<T>): Promise<T | undefined> {

@@ -5,14 +5,14 @@ import type { Kind } from '../../api/kinds/kind.js';
 import { isApiError, qualifiedResource } from '../../api/meta/errors.js';
 import { deepEqual } from '../../api/meta/json.js';
 import type { Frozen } from '../client.js';
-import { type Context, errorText, ifThere, type Keys, type Loop } from './loop.js';
+import { type Context, errorText, ifThere, type Keys, type Reconcile } from './loop.js';
 
 /** In case the last object goes away unnoticed. */
 const LOOK_AGAIN_MS = 5_000;
 
 /** Empties namespaces that are being deleted, of every kind, and then lets them go. */
 export function namespaceLoop(kinds: readonly Kind[]) {
-  return (ctx: Context, keys: Keys): Loop => {
+  return (ctx: Context, keys: Keys): Reconcile => {
     const { client, informers, clock } = ctx;
     const all = informers.of(namespaces);
     all.onChange((key, now) => {
@@ -28,56 +28,52 @@ export function namespaceLoop(kinds: readonly Kind[]) {
       });
     }
 
-    return {
-      name: 'namespace',
-      concurrency: 2,
-      async reconcile(name) {
-        const ns = all.get(name);
-        if (!ns?.metadata?.deletionTimestamp) return undefined;
-        const failures: string[] = [];
-        const left: string[] = [];
-        const finalizers = new Map<string, number>();
-        // Before ReplicaSets are gone they would only make new pods, which the API refuses by now: any order will do.
-        for (const kind of inside) {
-          const { items } = await client.list(kind, { namespace: name });
-          const results = await Promise.allSettled(
-            items
-              .filter((o) => !o.metadata?.deletionTimestamp)
-              .map((o) =>
-                ifThere(
-                  client.delete(
-                    kind,
-                    { namespace: name, name: o.metadata!.name! },
-                    { uid: o.metadata!.uid, propagationPolicy: 'Background' },
-                  ),
+    return async (name) => {
+      const ns = all.get(name);
+      if (!ns?.metadata?.deletionTimestamp) return undefined;
+      const failures: string[] = [];
+      const left: string[] = [];
+      const finalizers = new Map<string, number>();
+      // Before ReplicaSets are gone they would only make new pods, which the API refuses by now: any order will do.
+      for (const kind of inside) {
+        const { items } = await client.list(kind, { namespace: name });
+        const results = await Promise.allSettled(
+          items
+            .filter((o) => !o.metadata?.deletionTimestamp)
+            .map((o) =>
+              ifThere(
+                client.delete(
+                  kind,
+                  { namespace: name, name: o.metadata!.name! },
+                  { uid: o.metadata!.uid, propagationPolicy: 'Background' },
                 ),
               ),
-          );
-          for (const r of results)
-            if (r.status === 'rejected' && !isApiError(r.reason, 'Conflict'))
-              failures.push(errorText(r.reason));
-          const rest = (await client.list(kind, { namespace: name })).items;
-          if (rest.length)
-            left.push(`${qualifiedResource(kind.plural, kind.group)} has ${rest.length} resource instances`);
-          for (const o of rest)
-            for (const f of o.metadata?.finalizers ?? []) finalizers.set(f, (finalizers.get(f) ?? 0) + 1);
-        }
-
-        await note(ns, failures, left, finalizers);
-        if (left.length) return LOOK_AGAIN_MS;
-        await ifThere(
-          client.patch(
-            namespaces,
-            { name },
-            {
-              metadata: { uid: ns.metadata.uid },
-              spec: { finalizers: (ns.spec?.finalizers ?? []).filter((f) => f !== 'kubernetes') },
-            },
-            'finalize',
-          ),
+            ),
         );
-        return undefined;
-      },
+        for (const r of results)
+          if (r.status === 'rejected' && !isApiError(r.reason, 'Conflict'))
+            failures.push(errorText(r.reason));
+        const rest = (await client.list(kind, { namespace: name })).items;
+        if (rest.length)
+          left.push(`${qualifiedResource(kind.plural, kind.group)} has ${rest.length} resource instances`);
+        for (const o of rest)
+          for (const f of o.metadata?.finalizers ?? []) finalizers.set(f, (finalizers.get(f) ?? 0) + 1);
+      }
+
+      await note(ns, failures, left, finalizers);
+      if (left.length) return LOOK_AGAIN_MS;
+      await ifThere(
+        client.patch(
+          namespaces,
+          { name },
+          {
+            metadata: { uid: ns.metadata.uid },
+            spec: { finalizers: (ns.spec?.finalizers ?? []).filter((f) => f !== 'kubernetes') },
+          },
+          'finalize',
+        ),
+      );
+      return undefined;
     };
 
     /** Kubernetes' conditions of a terminating namespace, so that `kubectl describe` says what it waits for. */

@@ -4,7 +4,7 @@ import { nodes, pods } from '../../api/kinds/index.js';
 import { isApiError } from '../../api/meta/errors.js';
 import { keyOf } from '../../api/meta/object.js';
 import type { Client, Frozen } from '../client.js';
-import { type Context, ifThere, type Keys, type Loop } from './loop.js';
+import { type Context, ifThere, type Keys, type Reconcile } from './loop.js';
 import { hasEnded, podsOf } from './pods.js';
 
 /** Kubernetes' quarantine before a node that is gone counts as gone. */
@@ -15,7 +15,7 @@ const QUARANTINE_MS = 40_000;
  * ones beyond `keepEnded`, oldest first.
  */
 export function podGcLoop(keepEnded: number) {
-  return (ctx: Context, keys: Keys): Loop => {
+  return (ctx: Context, keys: Keys): Reconcile => {
     const { client, informers, clock } = ctx;
     const all = podsOf(informers).index('ended', (p) => (hasEnded(p) ? [''] : []));
     const known = informers.of(nodes).onChange((name, now) => {
@@ -65,12 +65,9 @@ export function podGcLoop(keepEnded: number) {
       return ifThere(client.delete(pods, { namespace, name: name! }, { uid, gracePeriodSeconds: 0 }));
     };
 
-    return {
-      name: 'podgc',
-      async reconcile(key) {
-        const slash = key.indexOf('/');
-        await chores[key.slice(0, slash)]!(key.slice(slash + 1));
-      },
+    return async (key) => {
+      const slash = key.indexOf('/');
+      await chores[key.slice(0, slash)]!(key.slice(slash + 1));
     };
   };
 }

@@ -9,7 +9,7 @@ import { matchesSelector } from '../../api/meta/selector.js';
 import type { Frozen } from '../client.js';
 import { claim, controllerRef } from './adopt.js';
 import { Expectations } from './expectations.js';
-import { type Context, errorText, ifThere, type Keys, type Loop } from './loop.js';
+import { type Context, errorText, ifThere, type Keys, type Reconcile } from './loop.js';
 import { availableIn, controllerOf, isActive, isReady, leastValuableFirst, podsOf } from './pods.js';
 
 type Rs = Frozen<ReplicaSet>;
@@ -18,7 +18,7 @@ type Rs = Frozen<ReplicaSet>;
 const BURST = 500;
 
 /** Keeps as many pods of a template as `spec.replicas` says. */
-export function replicaSetLoop(ctx: Context, keys: Keys): Loop {
+export function replicaSetLoop(ctx: Context, keys: Keys): Reconcile {
   const { client, informers, clock } = ctx;
   const events = ctx.recorder('replicaset-controller');
   const expectations = new Expectations(clock);
@@ -140,61 +140,57 @@ export function replicaSetLoop(ctx: Context, keys: Keys): Loop {
     if (failed) throw (failed as PromiseRejectedResult).reason;
   }
 
-  return {
-    name: 'replicaset',
-    concurrency: 5,
-    async reconcile(key) {
-      const rs = all.get(key);
-      if (!rs) return undefined;
-      const wait = expectations.wait(key);
-      const claimed = await claim(
-        client,
-        replicaSets,
-        rs,
-        pods,
-        allPods.by('controller', rs.metadata!.uid!),
-        allPods.by('orphans', rs.metadata!.namespace!).filter(isActive),
-      );
-      const mine = claimed.filter(isActive);
-      const wanted = rs.spec?.replicas ?? 1;
-      let failure: unknown;
-      if (wait === 0 && !rs.metadata?.deletionTimestamp) {
-        const diff = wanted - mine.length;
-        try {
-          if (diff > 0) await createPods(rs, Math.min(diff, BURST));
-          else if (diff < 0) await deletePods(rs, mine, Math.min(-diff, BURST));
-        } catch (e) {
-          failure = e;
-        }
+  return async (key) => {
+    const rs = all.get(key);
+    if (!rs) return undefined;
+    const wait = expectations.wait(key);
+    const claimed = await claim(
+      client,
+      replicaSets,
+      rs,
+      pods,
+      allPods.by('controller', rs.metadata!.uid!),
+      allPods.by('orphans', rs.metadata!.namespace!).filter(isActive),
+    );
+    const mine = claimed.filter(isActive);
+    const wanted = rs.spec?.replicas ?? 1;
+    let failure: unknown;
+    if (wait === 0 && !rs.metadata?.deletionTimestamp) {
+      const diff = wanted - mine.length;
+      try {
+        if (diff > 0) await createPods(rs, Math.min(diff, BURST));
+        else if (diff < 0) await deletePods(rs, mine, Math.min(-diff, BURST));
+      } catch (e) {
+        failure = e;
       }
+    }
 
-      const now = clock.now();
-      const waits = mine.map((p) => availableIn(p, rs.spec?.minReadySeconds ?? 0, now));
-      const status: ReplicaSetStatus = {
-        replicas: mine.length,
-        fullyLabeledReplicas: mine.filter((p) =>
-          Object.entries(rs.spec?.template?.metadata?.labels ?? {}).every(
-            ([k, v]) => p.metadata?.labels?.[k] === v,
-          ),
-        ).length,
-        readyReplicas: mine.filter(isReady).length,
-        availableReplicas: waits.filter((w) => w === 0).length,
-        observedGeneration: rs.metadata!.generation,
-        conditions: conditions(rs, failure, wanted - mine.length, rfc3339(now)),
-      };
-      if (!status.conditions!.length) delete status.conditions;
-      if (!deepEqual(status, rs.status))
-        await ifThere(
-          client.updateStatus(replicaSets, {
-            ...(rs as ReplicaSet),
-            metadata: { ...(rs as ReplicaSet).metadata, resourceVersion: undefined },
-            status,
-          }),
-        );
-      if (failure && !isTerminating(failure)) throw failure;
-      const soonest = Math.min(wait || Number.POSITIVE_INFINITY, ...waits.filter((w) => w > 0));
-      return Number.isFinite(soonest) ? soonest : undefined;
-    },
+    const now = clock.now();
+    const waits = mine.map((p) => availableIn(p, rs.spec?.minReadySeconds ?? 0, now));
+    const status: ReplicaSetStatus = {
+      replicas: mine.length,
+      fullyLabeledReplicas: mine.filter((p) =>
+        Object.entries(rs.spec?.template?.metadata?.labels ?? {}).every(
+          ([k, v]) => p.metadata?.labels?.[k] === v,
+        ),
+      ).length,
+      readyReplicas: mine.filter(isReady).length,
+      availableReplicas: waits.filter((w) => w === 0).length,
+      observedGeneration: rs.metadata!.generation,
+      conditions: conditions(rs, failure, wanted - mine.length, rfc3339(now)),
+    };
+    if (!status.conditions!.length) delete status.conditions;
+    if (!deepEqual(status, rs.status))
+      await ifThere(
+        client.updateStatus(replicaSets, {
+          ...(rs as ReplicaSet),
+          metadata: { ...(rs as ReplicaSet).metadata, resourceVersion: undefined },
+          status,
+        }),
+      );
+    if (failure && !isTerminating(failure)) throw failure;
+    const soonest = Math.min(wait || Number.POSITIVE_INFINITY, ...waits.filter((w) => w > 0));
+    return Number.isFinite(soonest) ? soonest : undefined;
   };
 }
 

@@ -1,0 +1,87 @@
+import type { Clock } from '../../api/clock.js';
+import type { Kind } from '../../api/kinds/kind.js';
+import type { Log } from '../../api/log.js';
+import type { Client } from '../client.js';
+import { EventRecorder } from '../events.js';
+import type { Informers } from '../informer.js';
+import { WorkQueue } from '../queue.js';
+import { deploymentLoop } from './deployment.js';
+import { eventTtlLoop } from './eventttl.js';
+import { evictionLoop } from './eviction.js';
+import { garbageLoop } from './garbage.js';
+import type { Context, LoopFactory, Reconcile } from './loop.js';
+import { namespaceLoop } from './namespace.js';
+import { nodeTaintsLoop } from './nodetaints.js';
+import { podGcLoop } from './podgc.js';
+import { replicaSetLoop } from './replicaset.js';
+import { serviceAccountLoop } from './serviceaccount.js';
+
+/** Keys that each loop works on at once. */
+const CONCURRENCY = 4;
+
+export interface ControllersOptions {
+  client: Client;
+  informers: Informers;
+  /** Every kind that the API serves: for the garbage collector and for emptying namespaces. */
+  kinds: readonly Kind[];
+  clock: Clock;
+  log: Log;
+  /** The API's CA, for the ConfigMap `kube-root-ca.crt` of every namespace. */
+  caPem: string;
+  /** Ended pods that are kept, in the whole cluster. Default 500. */
+  keepEndedPods?: number;
+}
+
+/** All control loops of the hub. */
+export class Controllers {
+  readonly #queues: WorkQueue[] = [];
+  readonly #recorders: EventRecorder[] = [];
+
+  constructor(private readonly o: ControllersOptions) {
+    const loops: Record<string, LoopFactory> = {
+      deployment: deploymentLoop,
+      replicaset: replicaSetLoop,
+      namespace: namespaceLoop(o.kinds),
+      garbage: garbageLoop(o.kinds),
+      serviceaccount: serviceAccountLoop(o.caPem),
+      nodetaints: nodeTaintsLoop,
+      eviction: evictionLoop,
+      podgc: podGcLoop(o.keepEndedPods ?? 500),
+      eventttl: eventTtlLoop,
+    };
+    const { client, informers, clock, log } = o;
+    const ctx: Context = {
+      client,
+      informers,
+      clock,
+      log,
+      recorder: (component) => {
+        const recorder = new EventRecorder(client, { component }, clock, log);
+        this.#recorders.push(recorder);
+        return recorder;
+      },
+    };
+    for (const [name, make] of Object.entries(loops)) {
+      let reconcile: Reconcile;
+      const queue = new WorkQueue(name, (key) => reconcile(key), clock, log, { concurrency: CONCURRENCY });
+      reconcile = make(ctx, queue);
+      this.#queues.push(queue);
+    }
+  }
+
+  /** Resolves when every loop has seen the world once; they work from then on. */
+  async start(): Promise<void> {
+    await this.o.informers.start();
+    for (const q of this.#queues) q.start();
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all(this.#queues.map((q) => q.stop()));
+    for (const r of this.#recorders) r.stop();
+  }
+
+  /** No loop has anything to do now. */
+  get idle(): boolean {
+    return this.#queues.every((q) => q.idle) && this.#recorders.every((r) => r.idle);
+  }
+}
