@@ -1,0 +1,296 @@
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, describe, expect, it } from 'vitest';
+import { pod, TestNode } from './testing/node.js';
+
+let node: TestNode;
+afterEach(() => node.dispose());
+
+describe('the life of a pod', () => {
+  it('runs, tells the story as a kubelet does, and reports no more when nothing changes', async () => {
+    node = await new TestNode({}, { pullMs: 1200 }).start();
+    const p = pod('web', [{}]);
+    node.apply(p);
+    await node.until('Running', () => node.phase(p) === 'Running');
+    expect(node.events.map((e) => `${e.type} ${e.reason} ${e.message}`)).toEqual([
+      'Normal Pulling Pulling image "example.test/app:1"',
+      'Normal Pulled Successfully pulled image "example.test/app:1" in 1.2s (1.2s including waiting). Image size: 1000000 bytes.',
+      'Normal Created Created container: c0',
+      'Normal Started Started container c0',
+    ]);
+    expect(node.events[2]!.involved).toMatchObject({ kind: 'Pod', fieldPath: 'spec.containers{c0}' });
+    const s = node.status(p);
+    expect(s).toMatchObject({
+      phase: 'Running',
+      hostIP: '192.0.2.1',
+      podIP: '10.99.0.1',
+      qosClass: 'BestEffort',
+    });
+    expect(Object.fromEntries(s.conditions!.map((c) => [c.type, c.status]))).toEqual({
+      PodReadyToStartContainers: 'True',
+      Initialized: 'True',
+      Ready: 'True',
+      ContainersReady: 'True',
+      PodScheduled: 'True',
+    });
+    expect(s.containerStatuses![0]).toMatchObject({
+      ready: true,
+      started: true,
+      restartCount: 0,
+      containerID: expect.stringMatching(/^fake:\/\//),
+      imageID: expect.stringMatching(/^example\.test\/app@sha256:/),
+    });
+    const before = node.reports.length;
+    await node.advance(600_000);
+    expect(node.reports.length).toBe(before);
+  });
+
+  it('ends as Succeeded or Failed by its restart policy, and stays so after a restart of the agent', async () => {
+    node = await new TestNode().start();
+    const good = pod('good', [{ script: { runMs: 500 } }], { restartPolicy: 'Never' });
+    const bad = pod('bad', [{ script: { runMs: 500, exitCode: 3 } }], { restartPolicy: 'Never' });
+    node.apply(good, bad);
+    await node.until('both ended', () => node.phase(good) === 'Succeeded' && node.phase(bad) === 'Failed');
+    expect(node.container(bad)!.state!.terminated).toMatchObject({ exitCode: 3, reason: 'Error' });
+    node.shim.powerCut();
+    await node.restart();
+    await node.advance(60_000);
+    expect([node.phase(good), node.phase(bad)]).toEqual(['Succeeded', 'Failed']);
+    expect((await node.shim.list()).containers).toHaveLength(2);
+    expect(node.told('Started')).toHaveLength(2);
+  });
+
+  it('restarts what crashes with delays that double to five minutes, and forgets them after a long run', async () => {
+    node = await new TestNode().start();
+    const p = pod('crash', [{ script: { runMs: 1000, exitCode: 1 } }]);
+    node.apply(p);
+    const starts: number[] = [];
+    for (let i = 0; i < 8; i++) {
+      await node.until(`start ${i}`, () => node.told('Started').length > i);
+      starts.push(node.clock.monotonic());
+    }
+    const gaps = starts.slice(1).map((t, i) => Math.round((t - starts[i]! - 1000) / 1000));
+    expect(gaps).toEqual([0, 10, 20, 40, 80, 160, 300]);
+    await node.until('waiting', () => node.container(p)?.state?.waiting?.reason === 'CrashLoopBackOff');
+    expect(node.container(p)).toMatchObject({
+      restartCount: 7,
+      state: {
+        waiting: {
+          message: `back-off 5m0s restarting failed container=c0 pod=crash_default(${p.metadata!.uid})`,
+        },
+      },
+      lastState: { terminated: { exitCode: 1 } },
+    });
+    expect(node.told('BackOff').at(-1)).toBe(
+      `Back-off restarting failed container c0 in pod crash_default(${p.metadata!.uid})`,
+    );
+    // At most the newest and the one before it are kept.
+    expect((await node.shim.list()).containers.length).toBeLessThanOrEqual(2);
+  });
+
+  it('runs init containers one after another and then the containers', async () => {
+    node = await new TestNode().start();
+    const p = pod('init', [{}], {
+      init: [{ script: { runMs: 300 } }, { script: { runMs: 300 } }],
+    });
+    node.apply(p);
+    await node.until('first', () => node.container(p, 'init0')?.state?.running !== undefined);
+    expect(node.container(p, 'init1')!.state!.waiting!.reason).toBe('PodInitializing');
+    expect(node.container(p)!.state!.waiting!.reason).toBe('PodInitializing');
+    await node.until('Running', () => node.phase(p) === 'Running');
+    expect(node.told('Started')).toEqual([
+      'Started container init0',
+      'Started container init1',
+      'Started container c0',
+    ]);
+  });
+
+  it('keeps sidecars beside the containers and ends them last', async () => {
+    node = await new TestNode().start();
+    const p = pod('side', [{ script: { runMs: 1000 } }], {
+      restartPolicy: 'Never',
+      init: [{ restartPolicy: 'Always' } as object],
+    });
+    node.apply(p);
+    await node.until('ended', () => node.phase(p) === 'Succeeded');
+    expect(node.told('Killing')).toEqual(['Stopping container init0']);
+  });
+
+  it('says why an image cannot be pulled and tries again', async () => {
+    node = await new TestNode().start();
+    const p = pod('noimage', [{ image: 'example.test/missing:1' }]);
+    node.apply(p);
+    await node.until('ErrImagePull', () => node.container(p)?.state?.waiting?.reason === 'ErrImagePull');
+    await node.until('backoff', () => node.container(p)?.state?.waiting?.reason === 'ImagePullBackOff');
+    expect(node.phase(p)).toBe('Pending');
+    expect(node.told('Failed')).toContain('Error: ErrImagePull');
+    expect(node.told('BackOff')).toContain('Back-off pulling image "example.test/missing:1"');
+    const pulls = node.told('Pulling').length;
+    await node.advance(60_000);
+    expect(node.told('Pulling').length).toBeGreaterThan(pulls);
+  });
+
+  it('waits for a missing ConfigMap, by name, and goes on when it is there', async () => {
+    node = await new TestNode().start();
+    const p = pod('cfg', [
+      { env: [{ name: 'A', valueFrom: { configMapKeyRef: { name: 'settings', key: 'a' } } }] },
+    ]);
+    node.apply(p);
+    await node.until(
+      'error',
+      () => node.container(p)?.state?.waiting?.reason === 'CreateContainerConfigError',
+    );
+    expect(node.container(p)!.state!.waiting!.message).toBe('configmap "settings" not found');
+    expect(node.told('Failed')).toContain('Error: configmap "settings" not found');
+    node.configMaps.push({ metadata: { name: 'settings', namespace: 'default' }, data: { a: '1' } });
+    node.apply();
+    await node.until('Running', () => node.phase(p) === 'Running', 1000);
+  });
+
+  it('says that no runtime here has the handler', async () => {
+    node = await new TestNode().start();
+    const p = pod('wt', [{}], { runtimeClassName: 'wasmtime' });
+    node.apply(p);
+    await node.until('told', () => node.told('FailedCreatePodSandBox').length > 0);
+    expect(node.container(p)!.state!.waiting).toMatchObject({
+      reason: 'RuntimeUnavailable',
+      message: expect.stringContaining('"wasmtime"'),
+    });
+    node.remove(p);
+    await node.until('gone', () => node.gone(p));
+  });
+
+  it('replaces a container whose image was changed, and no other', async () => {
+    node = await new TestNode().start();
+    const p = pod('patch', [{}, {}]);
+    node.apply(p);
+    await node.until('Running', () => node.phase(p) === 'Running');
+    const other = node.container(p, 'c1')!.containerID;
+    p.spec!.containers[0]!.image = 'example.test/app:2';
+    node.apply();
+    await node.until('replaced', () => node.container(p)?.restartCount === 1 && node.phase(p) === 'Running');
+    expect(node.told('Killing')).toEqual(['Container c0 definition changed, will be restarted']);
+    expect(node.container(p, 'c1')!.containerID).toBe(other);
+    expect(node.container(p, 'c1')!.restartCount).toBe(0);
+  });
+
+  it('fails at its deadline', async () => {
+    node = await new TestNode().start();
+    const p = pod('late', [{}], { activeDeadlineSeconds: 60, terminationGracePeriodSeconds: 1 });
+    node.apply(p);
+    await node.until('Running', () => node.phase(p) === 'Running');
+    node.clock.jumpWall(86_400_000);
+    await node.advance(50_000);
+    expect(node.phase(p)).toBe('Running');
+    await node.until('Failed', () => node.phase(p) === 'Failed');
+    expect(node.status(p)).toMatchObject({ reason: 'DeadlineExceeded' });
+  });
+});
+
+describe('the end of a pod', () => {
+  it('is graceful, leaves nothing, and is reported once all is cleaned', async () => {
+    node = await new TestNode().start();
+    const p = pod('bye', [{ script: { onTerm: { afterMs: 5000, exitCode: 0 } } }], {
+      volumes: [{ name: 'v', emptyDir: {} }],
+    });
+    node.apply(p);
+    await node.until('Running', () => node.phase(p) === 'Running');
+    node.remove(p);
+    await node.advance(4000);
+    expect(node.gone(p)).toBe(false);
+    await node.until('gone', () => node.gone(p), 5000);
+    expect(node.told('Killing')).toEqual(['Stopping container c0']);
+    expect(node.reports.at(-1)).toMatchObject({
+      gone: true,
+      status: { phase: 'Succeeded', containerStatuses: [{ state: { terminated: { exitCode: 0 } } }] },
+    });
+    const { sandboxes, containers } = await node.shim.list();
+    expect([...sandboxes, ...containers]).toEqual([]);
+    await node.settle();
+    expect(readdirSync(join(node.dir, 'data/pods'))).toEqual([]);
+    expect(readdirSync(join(node.dir, 'data/logs'))).toEqual([]);
+  });
+
+  it('comes at once when the grace is shortened meanwhile', async () => {
+    node = await new TestNode().start();
+    const p = pod('stubborn', [{ script: { onTerm: 'ignore' } }]);
+    node.apply(p);
+    await node.until('Running', () => node.phase(p) === 'Running');
+    node.remove(p, 3600);
+    await node.advance(10_000);
+    expect(node.gone(p)).toBe(false);
+    node.remove(p, 0);
+    await node.until('gone', () => node.gone(p), 2000);
+  });
+
+  it('calls a pull off', async () => {
+    node = await new TestNode({}, { pullMs: 600_000 }).start();
+    const p = pod('pulls', [{}]);
+    node.apply(p);
+    await node.until('pulling', () => node.told('Pulling').length === 1);
+    node.remove(p);
+    await node.until('gone', () => node.gone(p), 700_000);
+    expect(node.told('Started')).toEqual([]);
+  });
+
+  it('comes with its own grace for a pod that is desired no more', async () => {
+    node = await new TestNode().start();
+    const p = pod('absent', [{ script: { onTerm: 'ignore' } }], { terminationGracePeriodSeconds: 7 });
+    node.apply(p);
+    await node.until('Running', () => node.phase(p) === 'Running');
+    await node.stop();
+    node.pods = [];
+    await node.start();
+    const from = node.clock.monotonic();
+    await node.until('gone', () => node.gone(p), 20_000);
+    expect(node.clock.monotonic() - from).toBeGreaterThanOrEqual(6900);
+    expect((await node.shim.list()).sandboxes).toEqual([]);
+    await node.settle();
+    expect(existsSync(join(node.dir, 'data/pods', p.metadata!.uid!))).toBe(false);
+  });
+});
+
+describe('adoption', () => {
+  it('a new agent touches nothing that runs as it should', async () => {
+    node = await new TestNode().start();
+    const p = pod('steady', [{}], { volumes: [{ name: 'v', emptyDir: {} }] });
+    node.apply(p);
+    await node.until('Running', () => node.phase(p) === 'Running');
+    const before = node.container(p);
+    const events = node.events.length;
+    await node.restart();
+    await node.advance(120_000);
+    expect(node.container(p)).toEqual(before);
+    expect(node.events.length).toBe(events);
+  });
+
+  it('exit codes of the time between are not lost', async () => {
+    node = await new TestNode().start();
+    const p = pod('between', [{ script: { runMs: 20_000, exitCode: 42 } }], { restartPolicy: 'Never' });
+    node.apply(p);
+    await node.until('Running', () => node.phase(p) === 'Running');
+    await node.stop();
+    await node.clock.advance(60_000);
+    await node.start();
+    await node.until('Failed', () => node.phase(p) === 'Failed');
+    expect(node.container(p)!.state!.terminated!.exitCode).toBe(42);
+  });
+
+  it('makes everything anew after a power cut, counting restarts', async () => {
+    node = await new TestNode().start();
+    const p = pod('reboot', [{}], { init: [{ script: { exitCode: 0 } }] });
+    node.apply(p);
+    await node.until('Running', () => node.phase(p) === 'Running');
+    node.shim.powerCut();
+    await node.restart();
+    await node.until(
+      'Running again',
+      () => node.container(p)?.state?.running !== undefined && node.container(p)!.restartCount === 1,
+    );
+    expect(node.told('SandboxChanged')).toHaveLength(1);
+    expect(node.container(p)!.lastState!.terminated).toMatchObject({ exitCode: 255 });
+    expect(node.told('Started').filter((m) => m.includes('init0'))).toHaveLength(2);
+    await node.advance(120_000);
+    expect((await node.shim.list()).sandboxes.filter((s) => s.state === 'ready')).toHaveLength(1);
+  });
+});
