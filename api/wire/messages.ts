@@ -37,13 +37,15 @@ export const TYPE = {
 
 /** First of a connection, and the answer to `query`. */
 export interface Hello {
-  /** The connection's random number; the hub's signatures on everything that follows cover it. */
+  /** The session's random number, another with every hello; the hub's signatures on all that follows cover it. */
   s: string;
   /** Generation and digest of the desired set held. */
   g: number;
   d: string;
   /** Name of the node's public key (`keyId`). */
   k: string;
+  /** Names the connection, as the last will does, which was sent before the session was known. */
+  w: string;
   /** Epoch of this agent process: reports are numbered within it. */
   e: string;
   /** The node's certificate, DER in base64, when the hub asked for it. */
@@ -52,7 +54,7 @@ export interface Hello {
 
 /** Leaving on purpose, or the last will. */
 export interface Bye {
-  s: string;
+  w: string;
 }
 
 /** What the agent holds, when it could not apply a delta: item key to hash. */
@@ -83,7 +85,10 @@ export type Query = undefined;
 
 /** Answer to hello. Neither `i` nor a delta following: the agent's desired set is the right one. */
 export interface Welcome {
-  /** The hub's store revision. */
+  /**
+   * The hub's store revision. Deltas of this connection are never older; it may itself be older than what the agent
+   * holds when the store was restored from a backup, and then the hub is right.
+   */
   g: number;
   /** Unix milliseconds, for agents without a clock of their own. */
   t: number;
@@ -108,8 +113,6 @@ export interface Delta {
   d: string;
   u?: DeltaItem[];
   x?: string[];
-  /** The store went back (restored from a backup): accept an older generation. */
-  f?: 1;
 }
 
 export interface Ack {

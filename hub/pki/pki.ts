@@ -8,10 +8,10 @@
  *   broker.{crt,key}   the hub's own client certificate at an external broker; made when first asked for
  */
 import {
-  createHash,
   createPrivateKey,
   createPublicKey,
   generateKeyPairSync,
+  hkdfSync,
   type KeyObject,
   randomBytes,
   sign,
@@ -23,6 +23,7 @@ import { join } from 'node:path';
 import { type Clock, systemClock } from '../../api/clock.js';
 import { fsyncDir, writeFileAtomic } from '../../api/files.js';
 import { type Log, silentLog } from '../../api/log.js';
+import { spkiHash } from '../../api/wire/join.js';
 
 const DAY = 86_400_000;
 const YEAR = 365 * DAY;
@@ -81,6 +82,8 @@ export interface Pki {
   readonly signingPublicKey: Buffer;
   /** Ed25519 over `data`. */
   sign(data: Uint8Array): Buffer;
+  /** A secret key of 32 bytes for one purpose, the same after every start. */
+  deriveKey(purpose: string): Buffer;
   /** A client certificate, PEM. Rejects on a key that is not P-256. */
   issueClientCert(request: ClientCertRequest): Promise<string>;
   /** A server certificate with a new key, for a broker of one's own. */
@@ -93,12 +96,6 @@ export interface Pki {
 
 /** CN and O of a node's certificate, as Kubernetes' node authorizer has them. */
 export const nodeSubject = (name: string) => ({ cn: `system:node:${name}`, o: ['system:nodes'] });
-
-/** `sha256:<hex>` of a certificate's public key. */
-export const spkiHash = (cert: X509Certificate): string =>
-  `sha256:${createHash('sha256')
-    .update(cert.publicKey.export({ type: 'spki', format: 'der' }))
-    .digest('hex')}`;
 
 function machineHosts(): string[] {
   const addresses = Object.values(networkInterfaces()).flatMap((a) =>
@@ -206,6 +203,16 @@ export async function createPki(dataDir: string, options: PkiOptions = {}): Prom
     serverHosts,
     signingPublicKey,
     sign: (data) => sign(null, data, signingKey),
+    deriveKey: (purpose) =>
+      Buffer.from(
+        hkdfSync(
+          'sha256',
+          signingKey.export({ type: 'pkcs8', format: 'der' }),
+          '',
+          `coxswain ${purpose}`,
+          32,
+        ),
+      ),
     async issueClientCert({ cn, o = [], ttl = LEAF_TTL, publicKey }) {
       const key = Buffer.isBuffer(publicKey)
         ? createPublicKey({ key: publicKey, format: 'der', type: 'spki' })

@@ -1,0 +1,202 @@
+/**
+ * TLS to the hub's broker, and whom to trust there. The CA that was pinned at joining decides, not the name that the
+ * broker was reached under: addresses of a hub change, its CA does not, and only servers get `serverAuth` from it.
+ */
+import { X509Certificate } from 'node:crypto';
+import { type TLSSocket, connect as tlsConnect } from 'node:tls';
+import type { Clock } from '../../api/clock.js';
+import type { Log } from '../../api/log.js';
+import { spkiHash } from '../../api/wire/join.js';
+import { type MqttConnection, type MqttOptions, openMqtt } from '../../api/wire/mqtt.js';
+import { KEEPALIVE_SECONDS, NODE_CN_PREFIX } from '../../api/wire/topics.js';
+import type { Identity } from './identity.js';
+
+const SERVER_AUTH = '1.3.6.1.5.5.7.3.1';
+const CONNECT_MS = 20_000;
+/** The next address is tried as well when the one before has not answered within so many ms. */
+const STAGGER_MS = 400;
+
+/**
+ * Is the certificate a server's of this CA, at a time that makes sense? `knownPast`: a moment that has certainly
+ * passed, such as the day on which the hub issued this node's own certificate. A clock that is behind it is wrong (a
+ * Pi without a battery boots in 1970), and validity is then not judged by it. Returns what is wrong, or undefined.
+ */
+export function serverProblem(
+  leaf: X509Certificate,
+  ca: X509Certificate,
+  now: number,
+  knownPast: number,
+): string | undefined {
+  if (!leaf.verify(ca.publicKey) || leaf.issuer !== ca.subject)
+    return "the broker's certificate is not of this hub's CA";
+  // Node calls the extended key usages `keyUsage`.
+  if (!(leaf.keyUsage ?? []).includes(SERVER_AUTH)) return "the broker's certificate is not a server's";
+  const clockIsWrong = now < knownPast || now > Date.parse(ca.validTo);
+  if (!clockIsWrong && now > Date.parse(leaf.validTo))
+    return `the broker's certificate expired on ${leaf.validTo}; restarting the hub renews it`;
+  return undefined;
+}
+
+/** The CA at the end of the chain that the server sent, when it has the wanted hash. */
+export function pinnedCa(socket: TLSSocket, hash: string): X509Certificate | undefined {
+  const seen = new Set<string>();
+  for (let c = socket.getPeerX509Certificate(); c && !seen.has(c.fingerprint256); c = c.issuerCertificate) {
+    seen.add(c.fingerprint256);
+    if (c.ca && spkiHash(c) === hash && c.verify(c.publicKey)) return c;
+  }
+  return undefined;
+}
+
+export const splitAddress = (address: string): { host: string; port: number } => {
+  const colon = address.lastIndexOf(':');
+  return { host: address.slice(0, colon).replace(/^\[|\]$/g, ''), port: Number(address.slice(colon + 1)) };
+};
+
+interface TlsOptions {
+  ca?: string;
+  cert?: string;
+  key?: string;
+  session?: Buffer;
+}
+
+/** One TLS connection whose server `judge` finds nothing wrong with. Nothing has been sent but the handshake. */
+function dialTls(
+  address: string,
+  options: TlsOptions,
+  judge: (s: TLSSocket) => string | undefined,
+  signal: AbortSignal,
+): Promise<TLSSocket> {
+  return new Promise((resolve, reject) => {
+    // rejectUnauthorized is off because OpenSSL judges by this device's clock; `judge` decides.
+    const socket = tlsConnect({
+      ...splitAddress(address),
+      ...options,
+      rejectUnauthorized: false,
+      minVersion: 'TLSv1.2',
+    });
+    socket.setNoDelay(true);
+    const timer = setTimeout(() => fail(new Error(`no answer in ${CONNECT_MS / 1000} s`)), CONNECT_MS);
+    const fail = (e: Error) => {
+      clearTimeout(timer);
+      socket.destroy();
+      reject(new Error(`${address}: ${e.message}`));
+    };
+    signal.addEventListener('abort', () => fail(new Error('another address was faster')), { once: true });
+    socket.once('error', fail);
+    socket.once('secureConnect', () => {
+      const problem = judge(socket);
+      if (problem) return fail(new Error(problem));
+      clearTimeout(timer);
+      socket.off('error', fail);
+      socket.on('error', () => {});
+      resolve(socket);
+    });
+  });
+}
+
+/** The first address that answers properly; rejects with what was wrong with each. */
+export async function dialFirst(
+  addresses: readonly string[],
+  options: TlsOptions,
+  judge: (s: TLSSocket) => string | undefined,
+): Promise<{ socket: TLSSocket; address: string }> {
+  const losers = addresses.map(() => new AbortController());
+  const timers: NodeJS.Timeout[] = [];
+  try {
+    return await new Promise((resolve, reject) => {
+      const problems: string[] = [];
+      let next = 0;
+      let done = false;
+      const tryNext = () => {
+        const i = next++;
+        if (done || i >= addresses.length) return;
+        const address = addresses[i]!;
+        timers.push(setTimeout(tryNext, STAGGER_MS));
+        dialTls(address, options, judge, losers[i]!.signal).then(
+          (socket) => {
+            if (done) return socket.destroy();
+            done = true;
+            losers.splice(i, 1, new AbortController());
+            resolve({ socket, address });
+          },
+          (e: Error) => {
+            problems.push(e.message);
+            if (problems.length === addresses.length) reject(new Error(problems.join('; ')));
+            else tryNext();
+          },
+        );
+      };
+      tryNext();
+    });
+  } finally {
+    for (const t of timers) clearTimeout(t);
+    for (const l of losers) l.abort();
+  }
+}
+
+/** How AgentLink reaches the broker; tests replace it. */
+export interface Transport {
+  connect(
+    options: Pick<MqttOptions, 'subscribe' | 'will' | 'onMessage' | 'onClose'>,
+  ): Promise<MqttConnection>;
+}
+
+export interface TlsTransportOptions {
+  identity: Identity;
+  clock: Clock;
+  log: Log;
+  /** Seconds; default `KEEPALIVE_SECONDS`. */
+  keepalive?: number;
+}
+
+/** MQTT over TLS with the node's certificate. Resumes TLS sessions, which halves the bytes of a reconnect. */
+export class TlsTransport implements Transport {
+  readonly #o: TlsTransportOptions;
+  readonly #ca: X509Certificate;
+  readonly #issued: number;
+  #session: Buffer | undefined;
+  #best: string | undefined;
+
+  constructor(options: TlsTransportOptions) {
+    this.#o = options;
+    this.#ca = new X509Certificate(options.identity.ca);
+    this.#issued = Date.parse(new X509Certificate(options.identity.cert).validFrom);
+  }
+
+  async connect(
+    options: Pick<MqttOptions, 'subscribe' | 'will' | 'onMessage' | 'onClose'>,
+  ): Promise<MqttConnection> {
+    const { identity, clock } = this.#o;
+    const others = identity.addresses.filter((a) => a !== this.#best);
+    const addresses = this.#best ? [this.#best, ...others] : others;
+    const session = this.#session;
+    // A ticket is good for one try: a server that chokes on it would otherwise be out of reach for ever.
+    this.#session = undefined;
+    const { socket, address } = await dialFirst(
+      addresses,
+      {
+        ca: identity.ca,
+        cert: identity.cert,
+        key: identity.key.export({ type: 'pkcs8', format: 'pem' }) as string,
+        ...(session ? { session } : {}),
+      },
+      (s) => {
+        // A resumed session was judged when it was made; the server sends no certificate again.
+        if (s.isSessionReused()) return undefined;
+        const leaf = s.getPeerX509Certificate();
+        return leaf
+          ? serverProblem(leaf, this.#ca, clock.now(), this.#issued)
+          : 'the broker showed no certificate';
+      },
+    );
+    socket.on('session', (s) => {
+      this.#session = s;
+    });
+    this.#best = address;
+    return openMqtt(socket, {
+      ...options,
+      clientId: NODE_CN_PREFIX + identity.node,
+      keepalive: this.#o.keepalive ?? KEEPALIVE_SECONDS,
+    });
+  }
+}

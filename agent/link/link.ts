@@ -1,0 +1,372 @@
+/**
+ * The device's end of the link: keeps the last good desired set, tells what is, and serves streams, over one outbound
+ * connection. With no hub it goes on with what is on disk. docs/wire.md tells the protocol.
+ */
+import { randomBytes, X509Certificate } from 'node:crypto';
+import type { Clock } from '../../api/clock.js';
+import type { Log } from '../../api/log.js';
+import {
+  Decoder,
+  encode,
+  type Frame,
+  keyId,
+  signingContext,
+  type Verifier,
+  WireError,
+} from '../../api/wire/codec.js';
+import type { AgentEvent, NodeReport, PodReport } from '../../api/wire/desired.js';
+import {
+  type Ack,
+  type Applied,
+  type Bye,
+  type Delta,
+  type Hello,
+  type Inventory,
+  type Refused,
+  TYPE,
+  type Welcome,
+} from '../../api/wire/messages.js';
+import type { MqttConnection } from '../../api/wire/mqtt.js';
+import { applyDelta, digestOf, type Items, toDesiredSet } from '../../api/wire/set.js';
+import { type Channel, nodeSubscriptions, nodeTopic } from '../../api/wire/topics.js';
+import type { PodHost, Reporter } from '../ports.js';
+import { DesiredFile } from './desired-file.js';
+import { TlsTransport, type Transport } from './dial.js';
+import type { Identity } from './identity.js';
+import { Outbox } from './outbox.js';
+import { AgentStreams } from './streams.js';
+
+export interface AgentLinkOptions {
+  /** Where `desired.bin` is kept. */
+  dataDir: string;
+  identity: Identity;
+  host: PodHost;
+  clock: Clock;
+  log: Log;
+  /** Default: TLS to the identity's addresses. */
+  transport?: Transport;
+  /** Seconds between MQTT pings; default `KEEPALIVE_SECONDS`. */
+  keepalive?: number;
+}
+
+const RECONNECT_FIRST_MS = 500;
+const RECONNECT_MAX_MS = 60_000;
+/** Until the hub's welcome; then hello is said again, ever more seldom. */
+const HELLO_MS = 5_000;
+const HELLO_MAX_MS = 300_000;
+/** The hub's queries are answered at most this often. */
+const QUERY_MS = 500;
+
+interface Session {
+  id: string;
+  welcomed: boolean;
+  verifiers: Record<'d' | 's/d', Verifier>;
+  decoders: Record<'d' | 's/d', Decoder>;
+}
+
+export class AgentLink implements Reporter {
+  readonly #o: AgentLinkOptions;
+  readonly #log: Log;
+  readonly #clock: Clock;
+  readonly #file: DesiredFile;
+  readonly #outbox: Outbox;
+  readonly #streams: AgentStreams;
+  readonly #epoch: string;
+  readonly #transport: Transport;
+  #items: Items = new Map();
+  #generation = 0;
+  #connection: MqttConnection | undefined;
+  #connectionId = '';
+  #session: Session | undefined;
+  #helloAt = Number.NEGATIVE_INFINITY;
+  #hellos = 0;
+  #cancelHello: (() => void) | undefined;
+  #cancelReconnect: (() => void) | undefined;
+  #failures = 0;
+  #sendCertificate = false;
+  #stopped = false;
+
+  constructor(options: AgentLinkOptions) {
+    this.#o = options;
+    this.#clock = options.clock;
+    this.#log = options.log;
+    this.#epoch = randomBytes(6).toString('base64url');
+    this.#file = new DesiredFile(options.dataDir, options.identity.key, this.#clock, this.#log);
+    this.#outbox = new Outbox(this.#clock, this.#epoch, (r) => void this.#send('u', TYPE.report, r));
+    this.#streams = new AgentStreams(options.host, this.#clock, (type, body) =>
+      this.#send('s/u', type, body),
+    );
+    this.#transport =
+      options.transport ??
+      new TlsTransport({
+        identity: options.identity,
+        clock: this.#clock,
+        log: this.#log,
+        ...(options.keepalive ? { keepalive: options.keepalive } : {}),
+      });
+  }
+
+  /** The hub has answered this connection's hello. */
+  get connected(): boolean {
+    return this.#session?.welcomed ?? false;
+  }
+
+  /** Everything told has been acknowledged. */
+  get idle(): boolean {
+    return this.connected && this.#outbox.idle;
+  }
+
+  /** Delivers the last good desired set to the pod host, then connects in the background, for ever. */
+  start(): void {
+    const { held, torn } = this.#file.load();
+    if (held) {
+      this.#generation = held.generation;
+      this.#items = held.items;
+      this.#o.host.setDesired(toDesiredSet(this.#generation, this.#items));
+    }
+    if (torn)
+      this.event({
+        involved: { kind: 'Node', name: this.#o.identity.node },
+        type: 'Warning',
+        reason: 'DesiredStateCorrupt',
+        message: `the desired state on disk was torn (${torn}); it was set aside and is fetched from the hub`,
+        at: this.#clock.now(),
+        count: 1,
+      });
+    void this.#connect();
+  }
+
+  /** Says bye, writes what waits to disk, ends the connection. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    this.#cancelReconnect?.();
+    const c = this.#connection;
+    if (c) {
+      await this.#send('u', TYPE.bye, { w: this.#connectionId } satisfies Bye);
+      this.#closed();
+      await c.close();
+    }
+    this.#file.flush();
+  }
+
+  node(report: NodeReport): void {
+    this.#outbox.node(report);
+  }
+
+  pod(report: PodReport): void {
+    this.#outbox.pod(report);
+  }
+
+  event(event: AgentEvent): void {
+    this.#outbox.event(event);
+  }
+
+  // --- connection ---------------------------------------------------------------------------------------------------
+
+  async #connect(): Promise<void> {
+    const { node } = this.#o.identity;
+    const id = randomBytes(8).toString('base64url');
+    try {
+      const connection = await this.#transport.connect({
+        subscribe: nodeSubscriptions(node),
+        will: { topic: nodeTopic(node, 'u'), payload: encode(TYPE.bye, { w: id } satisfies Bye)[0]! },
+        onMessage: (topic, payload) => {
+          try {
+            this.#message(topic, payload);
+          } catch (e) {
+            const level = e instanceof WireError ? 'warn' : 'error';
+            this.#log[level]({ topic, err: (e as Error).message }, 'message dropped');
+          }
+        },
+        onClose: (reason) => {
+          if (this.#connectionId !== id) return;
+          this.#log.info({ reason }, 'link to the hub is down');
+          this.#closed();
+          this.#reconnect();
+        },
+      });
+      if (this.#stopped) {
+        await connection.close();
+        return;
+      }
+      this.#connection = connection;
+      this.#connectionId = id;
+      this.#hellos = 0;
+      this.#hello();
+    } catch (e) {
+      this.#log.info({ err: (e as Error).message }, 'cannot reach the hub');
+      this.#reconnect();
+    }
+  }
+
+  #closed(): void {
+    this.#connection = undefined;
+    this.#connectionId = '';
+    this.#endSession();
+  }
+
+  #endSession(): void {
+    this.#session = undefined;
+    this.#cancelHello?.();
+    this.#cancelHello = undefined;
+    this.#outbox.disconnected();
+    this.#streams.closeAll();
+  }
+
+  #reconnect(): void {
+    if (this.#stopped) return;
+    const ms = Math.min(RECONNECT_MAX_MS, RECONNECT_FIRST_MS * 2 ** Math.min(this.#failures++, 20));
+    this.#cancelReconnect = this.#clock.after(
+      ms * (0.5 + this.#clock.random() / 2),
+      () => void this.#connect(),
+    );
+  }
+
+  async #send(channel: Channel, type: number, body: unknown): Promise<void> {
+    const c = this.#connection;
+    if (!c) return;
+    try {
+      const topic = nodeTopic(this.#o.identity.node, channel);
+      for (const frame of encode(type, body)) await c.publish(topic, frame);
+    } catch (e) {
+      this.#log.error({ type, err: (e as Error).message }, 'message cannot be sent');
+    }
+  }
+
+  /** A new session: random number, signature counters and streams start anew. */
+  #hello(): void {
+    this.#endSession();
+    const { node, signingKey, publicKey, key, cert } = this.#o.identity;
+    const id = randomBytes(9).toString('base64url');
+    const verifier = (channel: Channel): Verifier => ({
+      context: signingContext(node, channel, id),
+      counter: 0,
+      key: signingKey,
+    });
+    const verifiers = { d: verifier('d'), 's/d': verifier('s/d') };
+    const decoder = (channel: 'd' | 's/d') =>
+      new Decoder({ verifier: () => verifiers[channel], unsealWith: key });
+    this.#session = {
+      id,
+      welcomed: false,
+      verifiers,
+      decoders: { d: decoder('d'), 's/d': decoder('s/d') },
+    };
+    const hello: Hello = {
+      s: id,
+      w: this.#connectionId,
+      g: this.#generation,
+      d: digestOf(this.#items),
+      k: keyId(publicKey),
+      e: this.#epoch,
+      ...(this.#sendCertificate ? { c: new X509Certificate(cert).raw.toString('base64') } : {}),
+    };
+    this.#helloAt = this.#clock.monotonic();
+    void this.#send('u', TYPE.hello, hello);
+    this.#helloAgainAfter(Math.min(HELLO_MAX_MS, HELLO_MS * 2 ** Math.min(this.#hellos++, 20)));
+  }
+
+  #helloAgainAfter(ms: number): void {
+    this.#cancelHello?.();
+    this.#cancelHello = this.#clock.after(ms * (1 + this.#clock.random() / 4), () => this.#hello());
+  }
+
+  // --- messages -----------------------------------------------------------------------------------------------------
+
+  #message(topic: string, payload: Uint8Array): void {
+    const { node } = this.#o.identity;
+    if (!this.#connection) return;
+    const session = this.#session;
+    if (topic === nodeTopic(node, 's/d')) {
+      const frame = session?.welcomed ? session.decoders['s/d'].push(payload) : undefined;
+      if (frame) this.#streams.receive(frame);
+      return;
+    }
+    if (topic !== nodeTopic(node, 'd')) return;
+    if (payload[2] === TYPE.query) {
+      this.#query(payload);
+      return;
+    }
+    const frame = session?.decoders.d.push(payload);
+    if (frame) this.#control(frame, session!);
+  }
+
+  /** Signed, but for no session: it can be replayed, so all it does is to make this side say hello, seldom. */
+  #query(payload: Uint8Array): void {
+    const { node, signingKey } = this.#o.identity;
+    const verifier = { context: signingContext(node, 'd', ''), counter: 0, key: signingKey };
+    new Decoder({ verifier: () => verifier }).push(payload);
+    if (this.#clock.monotonic() - this.#helloAt >= QUERY_MS) this.#hello();
+  }
+
+  #control(frame: Frame, session: Session): void {
+    const handle = (
+      {
+        [TYPE.welcome]: (b) => this.#welcome(b as Welcome, session),
+        [TYPE.delta]: (b) => this.#delta(b as Delta, session),
+        [TYPE.ack]: (b) => this.#outbox.ack((b as Ack).q),
+        [TYPE.refused]: (b) => this.#refused(b as Refused),
+      } as Record<number, (body: unknown) => void>
+    )[frame.type];
+    if (!handle) throw new WireError(`message type ${frame.type} is not known here`);
+    handle(frame.body);
+  }
+
+  #welcome(w: Welcome, session: Session): void {
+    if (w.c) {
+      this.#sendCertificate = true;
+      this.#hello();
+      return;
+    }
+    this.#sendCertificate = false;
+    this.#cancelHello?.();
+    this.#cancelHello = undefined;
+    this.#failures = 0;
+    this.#hellos = 0;
+    session.welcomed = true;
+    this.#log.info({ generation: this.#generation }, 'linked to the hub');
+    const skew = Math.abs(w.t - this.#clock.now());
+    if (skew > 3_600_000)
+      this.#log.warn({ skewSeconds: Math.round(skew / 1000) }, "this device's clock differs from the hub's");
+    // From here on deltas are at least of the hub's revision. It is lower than ours when the hub's store was restored
+    // from a backup; the signature covers this session's random number, so this is no replay.
+    this.#generation = w.g;
+    if (w.i) this.#sendInventory(session);
+    this.#outbox.connected(w.r === 1);
+  }
+
+  #delta(d: Delta, session: Session): void {
+    if (d.g < this.#generation) throw new WireError(`delta of old generation ${d.g}`);
+    const here = digestOf(this.#items);
+    if (here !== d.d) {
+      const next = applyDelta(this.#items, d);
+      if (!next) {
+        this.#log.info({ generation: d.g }, 'delta does not fit; sending the inventory');
+        this.#sendInventory(session);
+        return;
+      }
+      this.#items = next;
+      this.#generation = d.g;
+      const set = toDesiredSet(d.g, next);
+      this.#o.host.setDesired(set);
+      this.#outbox.prune(new Set(set.pods.map((p) => p.metadata?.uid ?? '')));
+      this.#file.save({ generation: d.g, items: next });
+    }
+    const applied: Applied = { s: session.id, g: d.g, d: d.d };
+    void this.#send('u', TYPE.applied, applied);
+  }
+
+  #sendInventory(session: Session): void {
+    const inventory: Inventory = {
+      s: session.id,
+      g: this.#generation,
+      i: [...this.#items].map(([key, { hash }]) => [key, hash]),
+    };
+    void this.#send('u', TYPE.inventory, inventory);
+  }
+
+  #refused(r: Refused): void {
+    this.#log.error({}, `the hub refuses this node: ${r.m}`);
+    this.#helloAgainAfter(HELLO_MAX_MS);
+  }
+}

@@ -1,0 +1,210 @@
+/**
+ * What the hub is still to be told: the latest report of the node and of each pod, and a bounded ring of events.
+ * Sent in numbered batches and kept until acknowledged, so losses, doubles and replays are harmless.
+ */
+import type { Clock } from '../../api/clock.js';
+import type { AgentEvent, NodeReport, PodReport } from '../../api/wire/desired.js';
+import type { Report } from '../../api/wire/messages.js';
+import { canonical } from '../../api/wire/set.js';
+import { LIMITS } from '../../api/wire/topics.js';
+
+const MAX_EVENTS = 256;
+/** Batches on the way at once; more only wait, and coalesce while they do. */
+const WINDOW = 4;
+/** Reports made in one go travel together. */
+const GATHER_MS = 1;
+const RETRY_MS = 15_000;
+const RETRY_MAX_MS = 300_000;
+
+interface Slot<T> {
+  report: T;
+  /** Compared to find out whether anything is new. */
+  text: string;
+  seq: number;
+  acked: number;
+  /** Number of the last version that is on its way. */
+  sent: number;
+}
+
+type NodeSlot = Slot<NodeReport>;
+type PodSlot = Slot<PodReport>;
+
+interface Batch {
+  node?: number;
+  pods: [PodSlot, number][];
+  events: number[];
+  cancel: () => void;
+}
+
+/** Times of conditions are the hub's business, and would make every report a new one. */
+const withoutTimes = (r: NodeReport): NodeReport => ({
+  ...r,
+  conditions: r.conditions.map(({ lastHeartbeatTime: _h, lastTransitionTime: _t, ...c }) => c),
+});
+
+export class Outbox {
+  #seq = 0;
+  #batchNumber = 0;
+  #node: NodeSlot | undefined;
+  readonly #pods = new Map<string, PodSlot>();
+  /** In order; an event goes when acknowledged or pushed out by newer ones. */
+  readonly #events = new Map<number, { event: AgentEvent; sent: boolean }>();
+  readonly #batches = new Map<number, Batch>();
+  #connected = false;
+  #cancelFlush: (() => void) | undefined;
+  #retries = 0;
+
+  constructor(
+    private readonly clock: Clock,
+    private readonly epoch: string,
+    private readonly send: (r: Report) => void,
+  ) {}
+
+  /** Nothing waits and nothing is on its way. */
+  get idle(): boolean {
+    return this.#batches.size === 0 && !this.#dirty();
+  }
+
+  node(report: NodeReport): void {
+    const clean = withoutTimes(report);
+    const text = canonical(clean);
+    if (this.#node?.text === text) return;
+    this.#node = {
+      report: clean,
+      text,
+      seq: ++this.#seq,
+      acked: this.#node?.acked ?? 0,
+      sent: this.#node?.sent ?? 0,
+    };
+    this.#gather();
+  }
+
+  pod(report: PodReport): void {
+    const text = canonical(report);
+    const slot = this.#pods.get(report.uid);
+    if (slot?.text === text) return;
+    const seq = ++this.#seq;
+    // Changed in place: batches on their way refer to the slot.
+    if (slot) Object.assign(slot, { report, text, seq });
+    else this.#pods.set(report.uid, { report, text, seq, acked: 0, sent: 0 });
+    this.#gather();
+  }
+
+  event(event: AgentEvent): void {
+    this.#events.set(++this.#seq, { event, sent: false });
+    if (this.#events.size > MAX_EVENTS) this.#events.delete(this.#events.keys().next().value!);
+    this.#gather();
+  }
+
+  /** Pods that are neither wanted nor waiting to be told of can be forgotten. */
+  prune(uids: ReadonlySet<string>): void {
+    for (const [uid, s] of this.#pods) if (!uids.has(uid) && s.acked === s.seq) this.#pods.delete(uid);
+  }
+
+  /** The hub listens. `all`: it knows nothing of this agent's process and wants every report. */
+  connected(all: boolean): void {
+    this.disconnected();
+    this.#connected = true;
+    this.#retries = 0;
+    if (all) {
+      if (this.#node) this.#node.acked = 0;
+      for (const s of this.#pods.values()) s.acked = 0;
+    }
+    this.#gather();
+  }
+
+  /** What was on its way may be lost: it is all to be sent again. */
+  disconnected(): void {
+    this.#connected = false;
+    this.#cancelFlush?.();
+    this.#cancelFlush = undefined;
+    for (const b of this.#batches.values()) b.cancel();
+    this.#batches.clear();
+    if (this.#node) this.#node.sent = this.#node.acked;
+    for (const s of this.#pods.values()) s.sent = s.acked;
+    for (const e of this.#events.values()) e.sent = false;
+  }
+
+  ack(q: number): void {
+    const b = this.#batches.get(q);
+    if (!b) return;
+    b.cancel();
+    this.#batches.delete(q);
+    this.#retries = 0;
+    if (b.node !== undefined && this.#node) this.#node.acked = Math.max(this.#node.acked, b.node);
+    for (const [slot, seq] of b.pods) {
+      slot.acked = Math.max(slot.acked, seq);
+      if (slot.report.gone && slot.acked === slot.seq) this.#pods.delete(slot.report.uid);
+    }
+    for (const seq of b.events) this.#events.delete(seq);
+    this.#flush();
+  }
+
+  #dirty(): boolean {
+    const waits = (s: Slot<unknown>) => s.seq > s.sent && s.seq > s.acked;
+    if (this.#node && waits(this.#node)) return true;
+    for (const s of this.#pods.values()) if (waits(s)) return true;
+    for (const e of this.#events.values()) if (!e.sent) return true;
+    return false;
+  }
+
+  #gather(): void {
+    if (!this.#connected || this.#cancelFlush) return;
+    this.#cancelFlush = this.clock.after(GATHER_MS, () => {
+      this.#cancelFlush = undefined;
+      this.#flush();
+    });
+  }
+
+  #flush(): void {
+    while (this.#connected && this.#batches.size < WINDOW && this.#dirty()) this.#sendBatch();
+  }
+
+  #sendBatch(): void {
+    const q = ++this.#batchNumber;
+    const r: Report = { e: this.epoch, q };
+    const b: Batch = { pods: [], events: [], cancel: () => {} };
+    let bytes = 0;
+    const room = (n: number) => {
+      if (bytes > 0 && bytes + n > LIMITS.batch) return false;
+      bytes += n;
+      return true;
+    };
+    const n = this.#node;
+    if (n && n.seq > n.sent && n.seq > n.acked && room(n.text.length)) {
+      r.n = [n.seq, n.report];
+      n.sent = n.seq;
+      b.node = n.seq;
+    }
+    for (const s of this.#pods.values()) {
+      if (s.seq <= s.sent || s.seq <= s.acked) continue;
+      if (!room(s.text.length)) break;
+      r.p ??= [];
+      r.p.push([s.seq, s.report]);
+      s.sent = s.seq;
+      b.pods.push([s, s.seq]);
+    }
+    for (const [seq, e] of this.#events) {
+      if (e.sent) continue;
+      if (!room(e.event.message.length + 200)) break;
+      r.v ??= [];
+      r.v.push([seq, e.event]);
+      e.sent = true;
+      b.events.push(seq);
+    }
+    const wait = Math.min(RETRY_MAX_MS, RETRY_MS * 2 ** this.#retries) * (1 + this.clock.random() / 4);
+    b.cancel = this.clock.after(wait, () => {
+      this.#batches.delete(q);
+      this.#retries++;
+      if (b.node !== undefined && this.#node?.sent === b.node) this.#node.sent = this.#node.acked;
+      for (const [slot, seq] of b.pods) if (slot.sent === seq) slot.sent = slot.acked;
+      for (const seq of b.events) {
+        const e = this.#events.get(seq);
+        if (e) e.sent = false;
+      }
+      this.#flush();
+    });
+    this.#batches.set(q, b);
+    this.send(r);
+  }
+}

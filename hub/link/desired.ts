@@ -1,0 +1,179 @@
+/** What each node must have, computed from the store's objects. */
+import { createHmac } from 'node:crypto';
+import type { ConfigMap, Pod, PodSpec, Secret, ServiceAccount } from 'kubernetes-types/core/v1.js';
+import type { RuntimeClass } from 'kubernetes-types/node/v1.js';
+import { configMaps, pods, runtimeClasses, secrets, serviceAccounts } from '../../api/kinds/index.js';
+import { apiVersionOf, type Kind } from '../../api/kinds/kind.js';
+import type { KubeObject, ObjectMeta } from '../../api/meta/object.js';
+import { canonical, type Item, type ItemKind, type Items, itemKey } from '../../api/wire/set.js';
+import type { Frozen } from '../client.js';
+import type { Informer, Informers } from '../informer.js';
+
+const LAST_APPLIED = 'kubectl.kubernetes.io/last-applied-configuration';
+
+/** Names of what a pod refers to in its own namespace. */
+export function referencesOf(spec: Frozen<PodSpec> | undefined): { c: Set<string>; s: Set<string> } {
+  const c = new Set<string>();
+  const s = new Set<string>();
+  const add = (set: Set<string>, name: string | undefined) => {
+    if (name) set.add(name);
+  };
+  for (const v of spec?.volumes ?? []) {
+    add(c, v.configMap?.name);
+    add(s, v.secret?.secretName);
+    for (const source of v.projected?.sources ?? []) {
+      add(c, source.configMap?.name);
+      add(s, source.secret?.name);
+    }
+  }
+  for (const container of [
+    ...(spec?.initContainers ?? []),
+    ...(spec?.containers ?? []),
+    ...(spec?.ephemeralContainers ?? []),
+  ]) {
+    for (const e of container.env ?? []) {
+      add(c, e.valueFrom?.configMapKeyRef?.name);
+      add(s, e.valueFrom?.secretKeyRef?.name);
+    }
+    for (const e of container.envFrom ?? []) {
+      add(c, e.configMapRef?.name);
+      add(s, e.secretRef?.name);
+    }
+  }
+  for (const p of spec?.imagePullSecrets ?? []) add(s, p.name);
+  return { c, s };
+}
+
+const TERMINAL = new Set(['Succeeded', 'Failed']);
+
+/**
+ * The part of an object that a node needs. Without `resourceVersion` and `status`, so that a node's own reports do
+ * not come back to it; but with a pod's final phase, so that no node ever runs a finished pod again.
+ */
+export function strip(
+  kind: ItemKind,
+  o: Frozen<KubeObject>,
+  of: Pick<Kind, 'group' | 'version' | 'kind'>,
+): KubeObject {
+  const {
+    managedFields: _m,
+    resourceVersion: _r,
+    selfLink: _s,
+    ...metadata
+  } = (o.metadata ?? {}) as ObjectMeta;
+  if (kind !== 'p' && metadata.annotations?.[LAST_APPLIED] !== undefined) {
+    const { [LAST_APPLIED]: _l, ...annotations } = metadata.annotations;
+    metadata.annotations = annotations;
+  }
+  const { status, ...rest } = o as Frozen<KubeObject> & { status?: { phase?: string } };
+  const out: Record<string, unknown> = { ...rest, apiVersion: apiVersionOf(of), kind: of.kind, metadata };
+  if (kind === 'p' && status?.phase && TERMINAL.has(status.phase)) out.status = { phase: status.phase };
+  return out as KubeObject;
+}
+
+/** Nodes' desired sets, and whom a change concerns. Reads the informers' caches and holds no copies of its own. */
+export class DesiredSets {
+  readonly #pods: Informer<Pod>;
+  readonly #lookup: { readonly [K in Exclude<ItemKind, 'p'>]: Informer<KubeObject> };
+  readonly #items = new WeakMap<object, Item>();
+  /** Item key to the nodes whose pods refer to it, whether it exists or not. */
+  readonly #wantedBy = new Map<string, Set<string>>();
+  readonly #wants = new Map<string, Set<string>>();
+
+  /**
+   * `hashKey` keys the items' hashes: they travel in the clear to whoever runs the broker, and the plain hash of a
+   * short secret would let it be guessed. `changed` is called with each node whose set may have changed.
+   */
+  constructor(
+    informers: Informers,
+    private readonly hashKey: Buffer,
+    changed: (node: string) => void,
+  ) {
+    this.#pods = informers.of(pods).index('node', (p) => (p.spec?.nodeName ? [p.spec.nodeName] : []));
+    this.#pods.onChange((_key, now, before) => {
+      const nodes = new Set([now?.spec?.nodeName, before?.spec?.nodeName]);
+      for (const n of nodes) if (n) changed(n);
+    });
+    const watch = <T extends KubeObject>(kind: ItemKind, of: Kind<T>): Informer<KubeObject> => {
+      const informer = informers.of(of) as unknown as Informer<KubeObject>;
+      informer.onChange((_key, now, before) => {
+        const key = itemKey(kind, (now ?? before)! as KubeObject);
+        for (const n of this.#wantedBy.get(key) ?? []) changed(n);
+      });
+      return informer;
+    };
+    this.#lookup = {
+      c: watch<ConfigMap>('c', configMaps),
+      s: watch<Secret>('s', secrets),
+      a: watch<ServiceAccount>('a', serviceAccounts),
+      r: watch<RuntimeClass>('r', runtimeClasses),
+    };
+  }
+
+  /** The newest revision that went into any set. */
+  get revision(): number {
+    const all = [this.#pods, ...Object.values(this.#lookup)];
+    return Math.max(...all.map((i) => Number(i.revision) || 0));
+  }
+
+  /** The node's set as of now; from then on `changed` is called for what it refers to, until `forget`. */
+  of(node: string): Items {
+    const items: Items = new Map();
+    const wants = new Set<string>();
+    const want = (kind: Exclude<ItemKind, 'p'>, namespace: string, name: string | undefined) => {
+      if (!name) return undefined;
+      const key = itemKey(kind, { metadata: { namespace, name } });
+      if (wants.has(key)) return undefined;
+      wants.add(key);
+      const o = this.#lookup[kind].get(namespace ? `${namespace}/${name}` : name);
+      if (o) items.set(key, this.#item(kind, o, this.#lookup[kind].kind));
+      return o;
+    };
+    for (const pod of this.#pods.by('node', node)) {
+      const namespace = pod.metadata?.namespace ?? '';
+      items.set(
+        itemKey('p', { metadata: { namespace, name: pod.metadata?.name ?? '' } }),
+        this.#item('p', pod, pods),
+      );
+      const refs = referencesOf(pod.spec);
+      for (const name of refs.c) want('c', namespace, name);
+      for (const name of refs.s) want('s', namespace, name);
+      const account = want('a', namespace, pod.spec?.serviceAccountName) as ServiceAccount | undefined;
+      for (const p of account?.imagePullSecrets ?? []) want('s', namespace, p.name);
+      want('r', '', pod.spec?.runtimeClassName);
+    }
+    this.#remember(node, wants);
+    return items;
+  }
+
+  forget(node: string): void {
+    this.#remember(node, new Set());
+    this.#wants.delete(node);
+  }
+
+  #remember(node: string, wants: Set<string>): void {
+    const had = this.#wants.get(node);
+    for (const key of had ?? []) {
+      if (wants.has(key)) continue;
+      const nodes = this.#wantedBy.get(key);
+      nodes?.delete(node);
+      if (nodes?.size === 0) this.#wantedBy.delete(key);
+    }
+    for (const key of wants) {
+      const nodes = this.#wantedBy.get(key);
+      if (nodes) nodes.add(node);
+      else this.#wantedBy.set(key, new Set([node]));
+    }
+    this.#wants.set(node, wants);
+  }
+
+  #item(kind: ItemKind, o: Frozen<KubeObject>, of: Pick<Kind, 'group' | 'version' | 'kind'>): Item {
+    const known = this.#items.get(o);
+    if (known) return known;
+    const object = strip(kind, o, of);
+    const hash = createHmac('sha256', this.hashKey).update(canonical(object)).digest().subarray(0, 6);
+    const item = { hash: hash.toString('base64url'), object };
+    this.#items.set(o, item);
+    return item;
+  }
+}

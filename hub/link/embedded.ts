@@ -1,0 +1,274 @@
+/**
+ * The embedded broker: aedes behind TLS. A certificate of the hub's CA names the node, and the node is held to its own
+ * topics; a client without one may do nothing but join. The hub itself is in-process: what it sends goes straight to
+ * the receiver's connection, so that one slow node never holds up another.
+ */
+import { constants, X509Certificate } from 'node:crypto';
+import type { AddressInfo } from 'node:net';
+import { createServer, type Server, type TLSSocket } from 'node:tls';
+import type { Aedes, Client, PublishPacket } from 'aedes';
+import type { Log } from '../../api/log.js';
+import {
+  JOIN_ID,
+  joinTopic,
+  LIMITS,
+  NODE_CN_PREFIX,
+  nodeSubscriptions,
+  nodeTopic,
+  parseTopic,
+} from '../../api/wire/topics.js';
+import type { Pki } from '../pki/pki.js';
+import type { Bus, BusHandlers } from './bus.js';
+
+export interface EmbeddedOptions {
+  pki: Pki;
+  log: Log;
+  /** Default 8883; 0 picks a free one. */
+  port?: number;
+  /** Address to listen on; default all. */
+  host?: string;
+}
+
+/** Messages per second and client, and how many may come at once. A log stream at full credit needs about 100. */
+const RATE = 500;
+const BURST = 4000;
+/** Clients that have not shown a certificate, at once, and how long each may stay. */
+const MAX_JOINING = 64;
+const JOINING_MS = 60_000;
+const MAX_CONNECTIONS = 20_000;
+/** Seconds; aedes refuses clients that ask for more or for none, so that every half-open connection dies. */
+const MAX_KEEPALIVE = 1200;
+
+interface Peer {
+  id: string;
+  /** Topics that it may publish to, and subscribe to. */
+  up: ReadonlySet<string>;
+  down: ReadonlySet<string>;
+  maxPacket: number;
+  tokens: number;
+  at: number;
+}
+
+/** aedes' client with what its types leave out. */
+type Inner = Client & {
+  id: string;
+  _parser: { parse(b: Buffer): number; packet?: { length?: number } };
+};
+
+export class EmbeddedBroker implements Bus {
+  readonly #o: EmbeddedOptions;
+  readonly #peers = new WeakMap<object, Peer>();
+  readonly #sockets = new Set<TLSSocket>();
+  #aedes: Aedes | undefined;
+  #server: Server | undefined;
+  #joining = 0;
+
+  constructor(options: EmbeddedOptions) {
+    this.#o = options;
+  }
+
+  /** The port that it listens on. */
+  get port(): number {
+    return (this.#server?.address() as AddressInfo | null)?.port ?? 0;
+  }
+
+  async start(handlers: BusHandlers): Promise<void> {
+    const { Aedes } = await import('aedes');
+    const { pki, log } = this.#o;
+    const broker = new Aedes({
+      connectTimeout: 10_000,
+      drainTimeout: 60_000,
+      keepaliveLimit: MAX_KEEPALIVE,
+      maxInflightInbound: 16,
+      queueLimit: 42,
+      preConnect: (client, packet, done) => {
+        const peer = this.#identify(client as Inner, packet.clientId);
+        if (!peer) {
+          done(new Error('no certificate of this hub, and not joining'), false);
+          return;
+        }
+        // Sessions and retained messages would only be state that others can fill.
+        packet.clean = true;
+        this.#peers.set(client, peer);
+        this.#limitPackets(client as Inner, peer);
+        done(null, true);
+      },
+      authenticate: (client, _user, _password, done) => {
+        const peer = this.#peers.get(client);
+        // The client id is the certificate's name: nobody can take over another's connection.
+        if (peer) (client as Inner).id = peer.id;
+        done(null, peer !== undefined);
+      },
+      authorizePublish: (client, packet, done) => done(this.#mayPublish(client, packet)),
+      authorizeSubscribe: (client, sub, done) => {
+        const ok = this.#peers.get(client)?.down.has(sub.topic) ?? false;
+        if (!ok) log.warn({ client: client.id, topic: sub.topic }, 'subscription refused');
+        done(null, ok ? { ...sub, qos: 0 } : null);
+      },
+      published: (packet, client, done) => {
+        if (client) handlers.message(packet.topic, packet.payload as Buffer);
+        done(null);
+      },
+    });
+    broker.on('clientError', (client, e) =>
+      log.debug({ client: client.id, err: e.message }, 'mqtt client error'),
+    );
+    broker.on('connectionError', (_c, e) => log.debug({ err: e.message }, 'mqtt connection refused'));
+    (broker as unknown as NodeJS.EventEmitter).on('error', (e: Error) =>
+      log.error({ err: e.message }, 'embedded broker'),
+    );
+    await broker.listen();
+    this.#aedes = broker;
+    const server = createServer(
+      {
+        key: pki.server.key,
+        // With the CA, so that a joining device can compare it with the hash in its token.
+        cert: pki.server.cert + pki.caPem,
+        ca: pki.caPem,
+        requestCert: true,
+        rejectUnauthorized: false,
+        minVersion: 'TLSv1.2',
+        handshakeTimeout: 10_000,
+        secureOptions: constants.SSL_OP_NO_RENEGOTIATION,
+      },
+      (socket) => this.#accept(socket, broker),
+    );
+    server.maxConnections = MAX_CONNECTIONS;
+    server.on('tlsClientError', (e: Error) => log.debug({ err: e.message }, 'tls handshake failed'));
+    this.#server = server;
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', (e: NodeJS.ErrnoException) => {
+        const port = this.#o.port ?? 8883;
+        const hint =
+          e.code === 'EADDRINUSE'
+            ? `MQTT port ${port} is in use. Stop what listens there or pass --mqtt-port.`
+            : '';
+        broker.close();
+        reject(hint ? new Error(hint, { cause: e }) : e);
+      });
+      server.listen(this.#o.port ?? 8883, this.#o.host, resolve);
+    });
+    server.on('error', (e) => log.error({ err: e.message }, 'mqtt listener'));
+    handlers.up();
+  }
+
+  async stop(): Promise<void> {
+    const server = this.#server;
+    const broker = this.#aedes;
+    this.#server = undefined;
+    this.#aedes = undefined;
+    if (server) {
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      for (const s of this.#sockets) s.destroy();
+      await closed;
+    }
+    if (broker) await new Promise<void>((resolve) => broker.close(resolve));
+  }
+
+  publish(topic: string, payload: Uint8Array): Promise<void> {
+    const to = parseTopic(topic);
+    const id = to && ('node' in to ? NODE_CN_PREFIX + to.node : to.join);
+    const client = id
+      ? (this.#aedes as unknown as { clients: Record<string, Client> } | undefined)?.clients[id]
+      : undefined;
+    if (!client || client.closed) return Promise.resolve();
+    return new Promise((resolve) => {
+      client.publish(
+        { cmd: 'publish', topic, payload: payload as Buffer, qos: 0, retain: false, dup: false },
+        () => resolve(),
+      );
+    });
+  }
+
+  #accept(socket: TLSSocket, broker: Aedes): void {
+    socket.setNoDelay(true);
+    this.#sockets.add(socket);
+    const anonymous = !socket.authorized;
+    if (anonymous) this.#joining++;
+    const limit = anonymous ? setTimeout(() => socket.destroy(), JOINING_MS) : undefined;
+    limit?.unref();
+    socket.on('error', () => {});
+    socket.once('close', () => {
+      this.#sockets.delete(socket);
+      clearTimeout(limit);
+      if (anonymous) this.#joining--;
+    });
+    if (anonymous && this.#joining > MAX_JOINING) {
+      this.#o.log.warn({ joining: this.#joining }, 'too many clients without certificate');
+      socket.destroy();
+      return;
+    }
+    broker.handle(socket);
+  }
+
+  #identify(client: Inner, clientId: string): Peer | undefined {
+    const socket = client.conn as TLSSocket;
+    const budget = { tokens: BURST, at: performance.now() };
+    if (!socket.authorized) {
+      // A certificate that does not verify is no way in either: only joining is open to all.
+      if (!JOIN_ID.test(clientId)) return undefined;
+      return {
+        id: clientId,
+        up: new Set([joinTopic(clientId, 'u')]),
+        down: new Set([joinTopic(clientId, 'd')]),
+        maxPacket: LIMITS.join,
+        ...budget,
+        tokens: 20,
+      };
+    }
+    const cn = commonName(socket);
+    if (!cn?.startsWith(NODE_CN_PREFIX)) return undefined;
+    const node = cn.slice(NODE_CN_PREFIX.length);
+    return {
+      id: cn,
+      up: new Set([nodeTopic(node, 'u'), nodeTopic(node, 's/u')]),
+      down: new Set(nodeSubscriptions(node)),
+      maxPacket: LIMITS.frame + 1024,
+      ...budget,
+    };
+  }
+
+  #mayPublish(client: Client | null, packet: PublishPacket): Error | null {
+    const peer = client ? this.#peers.get(client) : undefined;
+    if (!peer) return client ? new Error('unknown client') : null;
+    if (!peer.up.has(packet.topic)) {
+      this.#o.log.warn({ client: peer.id, topic: packet.topic }, 'publication refused');
+      return new Error(`${peer.id} may not publish to ${packet.topic}`);
+    }
+    packet.retain = false;
+    const now = performance.now();
+    peer.tokens = Math.min(BURST, peer.tokens + ((now - peer.at) / 1000) * RATE);
+    peer.at = now;
+    if (peer.tokens < 1) return new Error(`${peer.id} sends more than ${RATE} messages a second`);
+    peer.tokens--;
+    return null;
+  }
+
+  /** aedes' parser collects a packet of any announced length; this one ends the connection instead. */
+  #limitPackets(client: Inner, peer: Peer): void {
+    const parser = client._parser;
+    const parse = parser.parse.bind(parser);
+    parser.parse = (chunk) => {
+      const left = parse(chunk);
+      const announced = parser.packet?.length ?? 0;
+      if (announced > peer.maxPacket)
+        (client.conn as TLSSocket).destroy(
+          new Error(`packet of ${announced} bytes; at most ${peer.maxPacket} are allowed`),
+        );
+      return left;
+    };
+  }
+}
+
+function commonName(socket: TLSSocket): string | undefined {
+  const subject = socket.getPeerX509Certificate()?.subject;
+  const cns = subject?.split('\n').filter((l) => l.startsWith('CN='));
+  return cns?.length === 1 ? cns[0]!.slice(3) : undefined;
+}
+
+/** The CN of a PEM certificate. */
+export const commonNameOf = (pem: string): string | undefined =>
+  new X509Certificate(pem).subject
+    .split('\n')
+    .find((l) => l.startsWith('CN='))
+    ?.slice(3);

@@ -1,0 +1,657 @@
+/**
+ * The hub's end of every node's link: desired sets down, reports up, liveness into Node objects, streams both ways.
+ * docs/wire.md tells the protocol; nothing here depends on what a broker remembers.
+ */
+import { createPublicKey, type KeyObject, X509Certificate } from 'node:crypto';
+import type { Lease } from 'kubernetes-types/coordination/v1.js';
+import type { Node } from 'kubernetes-types/core/v1.js';
+import { type Clock, rfc3339Micro } from '../../api/clock.js';
+import { leases, nodes } from '../../api/kinds/index.js';
+import type { Log } from '../../api/log.js';
+import { ApiError, isApiError } from '../../api/meta/errors.js';
+import { Decoder, encode, keyId, type Signer, signingContext, WireError } from '../../api/wire/codec.js';
+import type { NodeReport } from '../../api/wire/desired.js';
+import {
+  type Applied,
+  type Bye,
+  type Delta,
+  type Hello,
+  type Inventory,
+  type Report,
+  TYPE,
+  type Welcome,
+} from '../../api/wire/messages.js';
+import { digestOf, EMPTY_DIGEST, type Held, type Items, planDelta } from '../../api/wire/set.js';
+import type { PodLogOptions } from '../../api/wire/streams.js';
+import { type Channel, LIMITS, NODE_CN_PREFIX, nodeTopic, parseTopic } from '../../api/wire/topics.js';
+import type { Client, Frozen } from '../client.js';
+import { EventRecorder } from '../events.js';
+import { Informers } from '../informer.js';
+import type { Pki } from '../pki/pki.js';
+import { WorkQueue } from '../queue.js';
+import type { NodeStreams } from '../streams.js';
+import type { Bus } from './bus.js';
+import { DesiredSets } from './desired.js';
+import { JoinDesk } from './join.js';
+import { KEY_ANNOTATION, type NodeFacts, planNode } from './nodes.js';
+import { applyPodReport } from './reports.js';
+import { NodeStreamTable } from './streams.js';
+
+export interface HubLinkOptions {
+  client: Client;
+  bus: Bus;
+  pki: Pki;
+  clock: Clock;
+  log: Log;
+  /** Shared with the controllers; the link starts those that it needs, and its own when none are given. */
+  informers?: Informers;
+  /** Where agents reach the broker, told to joining ones: `host:port`. */
+  addresses?: () => string[];
+  /** Milliseconds after a link broke until the Node says so. Default 10,000: an agent's restart passes unnoticed. */
+  graceMs?: number;
+  /** Milliseconds after a start until nodes that have not come back are given up. Default 60,000. */
+  startGraceMs?: number;
+}
+
+/** Changes to a node's set within so many ms travel together. */
+const COALESCE_MS = 2;
+/** An unanswered delta is planned and sent anew. */
+const DELTA_RETRY_MS = 10_000;
+const DELTA_RETRY_MAX_MS = 120_000;
+const QUERY_EVERY_MS = 5_000;
+const LEASE_EVERY_MS = 6 * 3_600_000;
+const LEASE_MIN_MS = 600_000;
+/** Batches of one node being written at once; further ones are dropped and come again. */
+const MAX_BATCHES = 16;
+/** Pods of one node whose report numbers are kept. */
+const MAX_REMEMBERED = 2048;
+const MAX_UPLINK_MESSAGE = 1024 * 1024;
+
+interface Session {
+  id: string;
+  connection: string;
+  epoch: string;
+  signers: Record<'d' | 's/d', Signer>;
+  key: KeyObject;
+}
+
+/** What the hub knows of one node's link. Kept in memory only: all of it can be asked for again. */
+interface NodeLink {
+  readonly name: string;
+  session: Session | undefined;
+  link: 'up' | 'down';
+  cancelDown: (() => void) | undefined;
+  publicKey: KeyObject | undefined;
+  report: NodeReport | undefined;
+  /** A hello may make the Node object; a report alone may not, so that a deleted Node stays deleted until then. */
+  mayRegister: boolean;
+  leaseAt: number | undefined;
+  /** Reports taken in, by key (`''` the node's own, else a pod's uid): numbers within `epoch`. */
+  epoch: string | undefined;
+  stored: Map<string, number>;
+  latest: Map<string, number>;
+  batches: Set<number>;
+  /** Undefined while the agent's set is not known. */
+  held: Held | undefined;
+  generation: number;
+  inflight: { result: Held; digest: string; cancel: () => void } | undefined;
+  retries: number;
+  dirty: boolean;
+  cancelFlush: (() => void) | undefined;
+  queriedAt: number;
+  readonly streams: NodeStreamTable;
+  readonly events: EventRecorder;
+  readonly decoders: Record<'u' | 's/u', Decoder>;
+}
+
+export class HubLink implements NodeStreams {
+  readonly #o: HubLinkOptions;
+  readonly #log: Log;
+  readonly #clock: Clock;
+  readonly #informers: Informers;
+  readonly #ownInformers: boolean;
+  readonly #desired: DesiredSets;
+  readonly #nodes = new Map<string, NodeLink>();
+  readonly #queue: WorkQueue;
+  readonly #joins: JoinDesk;
+  #stopped = false;
+
+  constructor(options: HubLinkOptions) {
+    this.#o = options;
+    this.#clock = options.clock;
+    this.#log = options.log;
+    this.#ownInformers = !options.informers;
+    this.#informers = options.informers ?? new Informers(options.client, options.clock, options.log);
+    this.#desired = new DesiredSets(this.#informers, options.pki.deriveKey('desired item hashes'), (n) =>
+      this.#changed(n),
+    );
+    this.#queue = new WorkQueue('nodes', (name) => this.#reconcile(name), this.#clock, this.#log, {
+      concurrency: 16,
+      baseDelayMs: 200,
+    });
+    this.#joins = new JoinDesk({
+      client: options.client,
+      pki: options.pki,
+      clock: options.clock,
+      log: options.log,
+      addresses: options.addresses ?? (() => []),
+      isLinked: (node) => this.isLinked(node),
+      keyChanged: (node) => this.#keyChanged(node),
+      send: (topic, payload) => void options.bus.publish(topic, payload),
+    });
+  }
+
+  /** Resolves when the bus works and the caches are filled. */
+  async start(): Promise<void> {
+    const nodeInformer = this.#informers.of<Node>(nodes).onChange((name, now) => {
+      // Deleted and gone: forget it. One that is still linked registers again with its next hello.
+      if (!now && !this.isLinked(name)) this.#forget(name);
+    });
+    await this.#informers.start();
+    const known = [...nodeInformer.values()].filter((n) => n.metadata?.annotations?.[KEY_ANNOTATION]);
+    for (const n of known) this.#downAfter(this.#node(n.metadata!.name!), this.#o.startGraceMs ?? 60_000);
+    this.#queue.start();
+    await this.#o.bus.start({
+      message: (topic, payload) => {
+        try {
+          this.#message(topic, payload);
+        } catch (e) {
+          const level = e instanceof WireError ? 'warn' : 'error';
+          this.#log[level]({ topic, err: (e as Error).message }, 'message dropped');
+        }
+      },
+      up: () => {
+        for (const n of this.#informers.of<Node>(nodes).values())
+          if (n.metadata?.annotations?.[KEY_ANNOTATION]) this.#query(this.#node(n.metadata.name!));
+      },
+      down: () => {
+        for (const n of this.#nodes.values()) {
+          this.#endSession(n);
+          this.#downAfter(n, 4 * (this.#o.graceMs ?? 10_000));
+        }
+      },
+    });
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    for (const n of this.#nodes.values()) {
+      n.cancelDown?.();
+      n.events.stop();
+      this.#endSession(n);
+    }
+    await this.#o.bus.stop();
+    await this.#queue.stop();
+    if (this.#ownInformers) await this.#informers.stop();
+  }
+
+  /** The node's agent is connected and has said hello. */
+  isLinked(node: string): boolean {
+    return this.#nodes.get(node)?.session !== undefined;
+  }
+
+  async logs(node: string, options: PodLogOptions, signal: AbortSignal): Promise<AsyncIterable<Uint8Array>> {
+    const n = this.#nodes.get(node);
+    if (!n?.session)
+      throw new ApiError(
+        'ServiceUnavailable',
+        `node "${node}" has no link to the hub; its logs can be read again once its agent is connected`,
+      );
+    return n.streams.open('logs', options, (type, body) => this.#send(n, 's/d', type, body), signal);
+  }
+
+  // --- messages -----------------------------------------------------------------------------------------------------
+
+  #message(topic: string, payload: Uint8Array): void {
+    const from = parseTopic(topic);
+    if (!from || this.#stopped) return;
+    if ('join' in from) {
+      void this.#joins.receive(from.join, payload);
+      return;
+    }
+    if (from.channel !== 'u' && from.channel !== 's/u') return;
+    const n = this.#node(from.node);
+    const frame = n.decoders[from.channel].push(payload);
+    if (!frame) return;
+    if (from.channel === 's/u') {
+      if (n.session) n.streams.receive(frame, (type, body) => this.#send(n, 's/d', type, body));
+      return;
+    }
+    const handle = (
+      {
+        [TYPE.hello]: (b) => this.#hello(n, b as Hello),
+        [TYPE.bye]: (b) => this.#bye(n, b as Bye),
+        [TYPE.inventory]: (b) => this.#inventory(n, b as Inventory),
+        [TYPE.applied]: (b) => this.#applied(n, b as Applied),
+        [TYPE.report]: (b) => void this.#report(n, b as Report),
+      } as Record<number, (body: unknown) => void>
+    )[frame.type];
+    if (!handle) throw new WireError(`message type ${frame.type} is not known here`);
+    if (typeof frame.body !== 'object' || frame.body === null) throw new WireError('empty body');
+    handle(frame.body);
+  }
+
+  #send(n: NodeLink, channel: Channel & ('d' | 's/d'), type: number, body: unknown, sealed = false): void {
+    const s = n.session;
+    if (s)
+      this.#publish(
+        n.name,
+        channel,
+        encode(type, body, { signer: s.signers[channel], ...(sealed ? { sealTo: s.key } : {}) }),
+      );
+  }
+
+  #publish(node: string, channel: Channel, frames: Buffer[]): void {
+    const topic = nodeTopic(node, channel);
+    for (const frame of frames) void this.#o.bus.publish(topic, frame);
+  }
+
+  #signer(node: string, channel: Channel, session: string): Signer {
+    return {
+      context: signingContext(node, channel, session),
+      counter: 0,
+      sign: (data) => this.#o.pki.sign(data),
+    };
+  }
+
+  /** Asks an agent whose session is not known to say hello. */
+  #query(n: NodeLink): void {
+    const now = this.#clock.monotonic();
+    if (now - n.queriedAt < QUERY_EVERY_MS) return;
+    n.queriedAt = now;
+    this.#publish(n.name, 'd', encode(TYPE.query, undefined, { signer: this.#signer(n.name, 'd', '') }));
+  }
+
+  // --- sessions -----------------------------------------------------------------------------------------------------
+
+  #hello(n: NodeLink, h: Hello): void {
+    if (![h.s, h.w, h.d, h.k, h.e].every((v) => typeof v === 'string' && v.length <= 64))
+      throw new WireError('malformed hello');
+    const pinned = this.#pinnedKey(n.name);
+    let key = [n.publicKey, pinned].find((k) => k && keyId(k) === h.k);
+    if (!key && h.c) key = this.#certifiedKey(n.name, h.c);
+    const signers = { d: this.#signer(n.name, 'd', h.s), 's/d': this.#signer(n.name, 's/d', h.s) };
+    const answer = (type: number, body: unknown) =>
+      this.#publish(n.name, 'd', encode(type, body, { signer: signers.d }));
+    if (pinned && keyId(pinned) !== h.k) {
+      answer(TYPE.refused, {
+        m:
+          `the name "${n.name}" belongs to a node with another key. Delete that node (kubectl delete node ${n.name}), ` +
+          'or give this one another name: join again with an empty data directory and --node-name.',
+      });
+      return;
+    }
+    const welcome: Welcome = { g: this.#desired.revision, t: this.#clock.now() };
+    if (!key) {
+      answer(TYPE.welcome, { ...welcome, c: 1 } satisfies Welcome);
+      return;
+    }
+    this.#endSession(n);
+    n.publicKey = key;
+    n.session = { id: h.s, connection: h.w, epoch: h.e, signers, key };
+    n.mayRegister = true;
+    n.link = 'up';
+    n.cancelDown?.();
+    n.cancelDown = undefined;
+    if (n.epoch !== h.e) {
+      n.epoch = h.e;
+      n.stored = new Map();
+      n.latest = new Map();
+      welcome.r = 1;
+    }
+    const want = this.#desired.of(n.name);
+    if (h.d === digestOf(want)) n.held = want;
+    else if (h.d === EMPTY_DIGEST) n.held = new Map();
+    else if (!n.held || digestOf(n.held) !== h.d) {
+      n.held = undefined;
+      welcome.i = 1;
+    }
+    n.generation = welcome.g;
+    n.retries = 0;
+    this.#log.info({ node: n.name, generation: h.g }, 'node linked');
+    answer(TYPE.welcome, welcome);
+    if (welcome.i)
+      n.cancelFlush = this.#clock.after(DELTA_RETRY_MS, () => {
+        // The inventory was lost: start over.
+        n.cancelFlush = undefined;
+        if (!n.held) this.#query(n);
+      });
+    n.dirty = true;
+    this.#flush(n);
+    this.#queue.add(n.name);
+  }
+
+  /** The key in a certificate of this hub's CA for this node; throws WireError when it is not one. */
+  #certifiedKey(node: string, base64: string): KeyObject {
+    try {
+      const cert = new X509Certificate(Buffer.from(base64, 'base64'));
+      const ca = new X509Certificate(this.#o.pki.caPem);
+      const cn = cert.subject.split('\n').find((l) => l.startsWith('CN='));
+      if (cert.verify(ca.publicKey) && cn === `CN=${NODE_CN_PREFIX}${node}`) return cert.publicKey;
+    } catch {
+      // Told below.
+    }
+    throw new WireError(`no certificate of this hub for node ${node}`);
+  }
+
+  #pinnedKey(node: string): KeyObject | undefined {
+    const spki = this.#informers.of<Node>(nodes).get(node)?.metadata?.annotations?.[KEY_ANNOTATION];
+    if (!spki) return undefined;
+    try {
+      return createPublicKey({ key: Buffer.from(spki, 'base64'), format: 'der', type: 'spki' });
+    } catch {
+      this.#log.warn({ node }, `annotation ${KEY_ANNOTATION} is not a public key; ignored`);
+      return undefined;
+    }
+  }
+
+  /** The node joined anew with another key: what was known of the old one is void. */
+  #keyChanged(name: string): void {
+    const n = this.#nodes.get(name);
+    if (!n) return;
+    this.#endSession(n);
+    n.publicKey = undefined;
+    n.held = undefined;
+    n.epoch = undefined;
+  }
+
+  #bye(n: NodeLink, b: Bye): void {
+    // The last will of a connection that has been replaced since comes late and means nothing.
+    if (!n.session || b.w !== n.session.connection) return;
+    this.#log.info({ node: n.name }, 'node lost its link');
+    this.#endSession(n);
+    this.#downAfter(n, this.#o.graceMs ?? 10_000);
+  }
+
+  #endSession(n: NodeLink): void {
+    n.session = undefined;
+    n.inflight?.cancel();
+    n.inflight = undefined;
+    n.cancelFlush?.();
+    n.cancelFlush = undefined;
+    n.streams.closeAll();
+  }
+
+  #forget(name: string): void {
+    const n = this.#nodes.get(name);
+    if (!n) return;
+    n.cancelDown?.();
+    n.events.stop();
+    this.#desired.forget(name);
+    this.#nodes.delete(name);
+  }
+
+  #downAfter(n: NodeLink, ms: number): void {
+    n.cancelDown?.();
+    n.cancelDown = this.#clock.after(ms, () => {
+      n.cancelDown = undefined;
+      n.link = 'down';
+      this.#desired.forget(n.name);
+      this.#queue.add(n.name);
+    });
+  }
+
+  // --- desired state ------------------------------------------------------------------------------------------------
+
+  #changed(node: string): void {
+    const n = this.#nodes.get(node);
+    if (!n?.session) return;
+    n.dirty = true;
+    if (n.cancelFlush || !n.held) return;
+    n.cancelFlush = this.#clock.after(COALESCE_MS, () => {
+      n.cancelFlush = undefined;
+      this.#flush(n);
+    });
+  }
+
+  /** Sends the next step towards the wanted set, one at a time. */
+  #flush(n: NodeLink): void {
+    if (!n.session || n.inflight || !n.held || !n.dirty) return;
+    const want: Items = this.#desired.of(n.name);
+    const plan = planDelta(n.held, want, Math.max(n.generation, this.#desired.revision), LIMITS.batch);
+    if (!plan) {
+      n.dirty = false;
+      return;
+    }
+    n.generation = plan.delta.g;
+    const wait = Math.min(DELTA_RETRY_MAX_MS, DELTA_RETRY_MS * 2 ** n.retries);
+    n.inflight = {
+      result: plan.result,
+      digest: plan.delta.d,
+      cancel: this.#clock.after(wait, () => {
+        n.inflight = undefined;
+        n.retries++;
+        this.#flush(n);
+      }),
+    };
+    try {
+      this.#send(n, 'd', TYPE.delta, plan.delta satisfies Delta, true);
+    } catch (e) {
+      this.#log.error({ node: n.name, err: (e as Error).message }, 'desired set cannot be sent');
+    }
+  }
+
+  #applied(n: NodeLink, a: Applied): void {
+    if (!n.session || a.s !== n.session.id || a.d !== n.inflight?.digest) return;
+    n.inflight.cancel();
+    n.held = n.inflight.result;
+    n.inflight = undefined;
+    n.retries = 0;
+    this.#flush(n);
+  }
+
+  #inventory(n: NodeLink, inv: Inventory): void {
+    if (!n.session || inv.s !== n.session.id || !Array.isArray(inv.i)) return;
+    n.cancelFlush?.();
+    n.cancelFlush = undefined;
+    n.inflight?.cancel();
+    n.inflight = undefined;
+    n.held = new Map(inv.i.map(([key, hash]) => [String(key), { hash: String(hash) }]));
+    n.dirty = true;
+    this.#flush(n);
+  }
+
+  // --- reports ------------------------------------------------------------------------------------------------------
+
+  async #report(n: NodeLink, r: Report): Promise<void> {
+    const session = n.session;
+    if (!session || r.e !== session.epoch) {
+      this.#query(n);
+      return;
+    }
+    if (n.batches.has(r.q) || n.batches.size >= MAX_BATCHES) return;
+    n.batches.add(r.q);
+    try {
+      const work: Promise<void>[] = [];
+      for (const [seq, event] of r.v ?? []) {
+        if (seq <= (n.stored.get('events') ?? 0)) continue;
+        n.stored.set('events', seq);
+        const { involved } = event;
+        n.events.record({
+          involved: {
+            ...involved,
+            apiVersion: 'v1',
+            // Kubernetes' kubelet names a Node by its name in place of a uid.
+            ...(involved.kind === 'Node' ? { name: n.name, uid: n.name } : {}),
+          },
+          type: event.type,
+          reason: event.reason,
+          message: event.message,
+          count: event.count,
+          ...this.#eventTime(event.at),
+        });
+      }
+      if (r.n) work.push(this.#once(n, '', r.n[0], () => this.#nodeReport(n, r.n![1])));
+      for (const [seq, pod] of r.p ?? [])
+        work.push(this.#once(n, pod.uid, seq, () => applyPodReport(this.#o.client, n.name, pod, this.#log)));
+      await Promise.all(work);
+      if (n.session === session) this.#send(n, 'd', TYPE.ack, { q: r.q });
+    } catch (e) {
+      this.#log.warn(
+        { node: n.name, err: (e as Error).message },
+        'report not stored; the agent will send it again',
+      );
+    } finally {
+      n.batches.delete(r.q);
+      this.#forgetOld(n.latest);
+      this.#forgetOld(n.stored);
+    }
+  }
+
+  /** Takes in number `seq` of a key, after what came before it; skips it when a newer one is known. */
+  #once(n: NodeLink, key: string, seq: number, work: () => Promise<void>): Promise<void> {
+    const { epoch } = n;
+    n.latest.set(key, Math.max(seq, n.latest.get(key) ?? 0));
+    return this.#inOrder(`${n.name}/${key}`, async () => {
+      if (n.epoch !== epoch || seq <= (n.stored.get(key) ?? 0) || seq < (n.latest.get(key) ?? 0)) return;
+      await work();
+      n.stored.set(key, seq);
+    });
+  }
+
+  readonly #tails = new Map<string, Promise<void>>();
+
+  /** Pods come and go; what a replay of a forgotten one says, its uid makes void. */
+  #forgetOld(numbers: Map<string, number>): void {
+    for (const key of numbers.keys()) {
+      if (numbers.size <= MAX_REMEMBERED) return;
+      if (key !== '' && key !== 'events') numbers.delete(key);
+    }
+  }
+
+  /** Work of one key, one after the other. */
+  #inOrder(key: string, work: () => Promise<void>): Promise<void> {
+    const next = (this.#tails.get(key) ?? Promise.resolve()).then(work, work);
+    this.#tails.set(key, next);
+    const clean = () => {
+      if (this.#tails.get(key) === next) this.#tails.delete(key);
+    };
+    next.then(clean, clean);
+    return next;
+  }
+
+  /** A device without a clock tells times of 1970, or of its last shutdown: the hub's own time is nearer. */
+  #eventTime(at: number): { at?: number } {
+    return Math.abs(at - this.#clock.now()) < 7 * 86_400_000 ? { at } : {};
+  }
+
+  async #nodeReport(n: NodeLink, report: NodeReport): Promise<void> {
+    if (!Array.isArray(report?.conditions) || typeof report.labels !== 'object' || !report.capacity)
+      throw new WireError('malformed node report');
+    n.report = report;
+    await this.#reconcile(n.name);
+  }
+
+  // --- Node objects -------------------------------------------------------------------------------------------------
+
+  /** Makes Node and Lease say what is known. Resolves with the ms after which to look again. */
+  async #reconcile(name: string): Promise<number | undefined> {
+    const n = this.#node(name);
+    let again: number | undefined;
+    await this.#inOrder(`node ${name}`, async () => {
+      for (let attempt = 1; ; attempt++) {
+        try {
+          await this.#writeNode(n);
+          break;
+        } catch (e) {
+          if (!isApiError(e, 'Conflict') || attempt >= 8) throw e;
+        }
+      }
+      if (n.link === 'up' && n.session) again = await this.#renewLease(n);
+    });
+    return again;
+  }
+
+  async #writeNode(n: NodeLink): Promise<void> {
+    const { client } = this.#o;
+    let old: Frozen<Node> | undefined;
+    try {
+      old = await client.get<Node>(nodes, { name: n.name });
+    } catch (e) {
+      if (!isApiError(e, 'NotFound')) throw e;
+      if (!n.mayRegister || !n.report || n.link === 'down') return;
+    }
+    const facts: NodeFacts = {
+      name: n.name,
+      publicKey: n.publicKey?.export({ type: 'spki', format: 'der' }).toString('base64'),
+      report: n.report,
+      link: n.link,
+    };
+    const plan = planNode(old, facts, this.#clock.now());
+    let current = old;
+    if (plan.main)
+      current = old
+        ? await client.update<Node>(nodes, plan.main)
+        : await client.create<Node>(nodes, plan.main);
+    if (plan.status) {
+      const resourceVersion = current?.metadata?.resourceVersion;
+      const metadata = { ...plan.status.metadata, ...(resourceVersion ? { resourceVersion } : {}) };
+      await client.updateStatus<Node>(nodes, { ...plan.status, metadata } as Node);
+    }
+    if (!old) this.#log.info({ node: n.name }, 'node registered');
+    n.mayRegister = false;
+  }
+
+  async #renewLease(n: NodeLink): Promise<number> {
+    const now = this.#clock.monotonic();
+    const age = n.leaseAt === undefined ? Number.POSITIVE_INFINITY : now - n.leaseAt;
+    if (age < LEASE_MIN_MS) return LEASE_EVERY_MS;
+    const key = { namespace: 'kube-node-lease', name: n.name };
+    const renewTime = rfc3339Micro(this.#clock.now());
+    const spec = { holderIdentity: n.name, leaseDurationSeconds: LEASE_EVERY_MS / 1000, renewTime };
+    try {
+      await this.#o.client.patch<Lease>(leases, key, { spec });
+    } catch (e) {
+      if (!isApiError(e, 'NotFound')) throw e;
+      await this.#o.client.create<Lease>(leases, {
+        apiVersion: 'coordination.k8s.io/v1',
+        kind: 'Lease',
+        metadata: key,
+        spec,
+      });
+    }
+    n.leaseAt = now;
+    return LEASE_EVERY_MS;
+  }
+
+  #node(name: string): NodeLink {
+    let n = this.#nodes.get(name);
+    if (!n) {
+      const log = this.#log.child({ node: name });
+      n = {
+        name,
+        session: undefined,
+        link: 'up',
+        cancelDown: undefined,
+        publicKey: undefined,
+        report: undefined,
+        mayRegister: false,
+        leaseAt: undefined,
+        epoch: undefined,
+        stored: new Map(),
+        latest: new Map(),
+        batches: new Set(),
+        held: undefined,
+        generation: 0,
+        inflight: undefined,
+        retries: 0,
+        dirty: false,
+        cancelFlush: undefined,
+        queriedAt: Number.NEGATIVE_INFINITY,
+        streams: new NodeStreamTable(name, this.#clock),
+        events: new EventRecorder(
+          this.#o.client,
+          { component: 'coxswain-agent', host: name },
+          this.#clock,
+          log,
+        ),
+        decoders: {
+          u: new Decoder({ maxMessage: MAX_UPLINK_MESSAGE, maxInflated: 8 * MAX_UPLINK_MESSAGE }),
+          's/u': new Decoder({ maxMessage: LIMITS.frame, maxInflated: LIMITS.frame }),
+        },
+      };
+      this.#nodes.set(name, n);
+    }
+    return n;
+  }
+}

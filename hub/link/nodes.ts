@@ -1,0 +1,132 @@
+/** The Node object as it follows from an agent's report and the state of its link. Pure. */
+import type { Node, NodeCondition, Taint } from 'kubernetes-types/core/v1.js';
+import { rfc3339 } from '../../api/clock.js';
+import type { NodeReport } from '../../api/wire/desired.js';
+import { canonical } from '../../api/wire/set.js';
+import type { Frozen } from '../client.js';
+
+/** The node's public key (SPKI, base64): what secrets are sealed to. Deleting the Node frees its name for another key. */
+export const KEY_ANNOTATION = 'coxswain.dev/public-key';
+/** Label keys that the agent set, so that they can go when the agent no longer has them; others are the user's. */
+export const LABELS_ANNOTATION = 'coxswain.dev/agent-labels';
+
+export const TAINT_UNREACHABLE = 'node.kubernetes.io/unreachable';
+export const TAINT_NOT_READY = 'node.kubernetes.io/not-ready';
+
+export interface NodeFacts {
+  name: string;
+  /** Base64 SPKI; absent when not known. */
+  publicKey?: string | undefined;
+  /** The last one; absent while the agent has not told. */
+  report?: NodeReport | undefined;
+  link: 'up' | 'down';
+}
+
+/** Conditions in the order kubectl prints them, without heartbeats. */
+function conditionsOf(old: Frozen<Node> | undefined, f: NodeFacts, now: string): NodeCondition[] {
+  const before = new Map((old?.status?.conditions ?? []).map((c) => [c.type, c as NodeCondition]));
+  const told: NodeCondition[] = f.report
+    ? f.report.conditions.map((c) => ({ ...c }))
+    : [...before.values()].map((c) => ({ ...c }));
+  let ready = told.find((c) => c.type === 'Ready');
+  if (!ready) {
+    ready = {
+      type: 'Ready',
+      status: 'True',
+      reason: 'KubeletReady',
+      message: 'agent is posting ready status',
+    };
+    told.push(ready);
+  }
+  if (f.link === 'up' && !f.report && ready.status === 'Unknown')
+    Object.assign(ready, {
+      status: 'False',
+      reason: 'NodeStatusPending',
+      message: 'the agent is connected and has not reported yet',
+    });
+  if (f.link === 'down')
+    for (const c of told) {
+      c.status = 'Unknown';
+      c.reason = 'NodeStatusUnknown';
+      c.message = 'Kubelet stopped posting node status.';
+    }
+  const isReady = (c: NodeCondition) => (c.type === 'Ready' ? 1 : 0);
+  return told
+    .sort((a, b) => isReady(a) - isReady(b))
+    .map((c) => {
+      const b = before.get(c.type);
+      const same = b?.status === c.status && b.reason === c.reason && b.message === c.message;
+      return {
+        type: c.type,
+        status: c.status,
+        ...(c.reason ? { reason: c.reason } : {}),
+        ...(c.message ? { message: c.message } : {}),
+        // Written with a change only: a heartbeat would be a disk write for nothing, and the Lease tells as much.
+        lastHeartbeatTime: same ? (b.lastHeartbeatTime ?? now) : now,
+        lastTransitionTime: b?.status === c.status ? (b.lastTransitionTime ?? now) : now,
+      };
+    });
+}
+
+/** Only `NoSchedule`: a device without link goes on working, so nothing is evicted from it (docs/wire.md). */
+function taintsOf(old: readonly Frozen<Taint>[], ready: string, now: string): Taint[] {
+  const want = ready === 'True' ? undefined : ready === 'Unknown' ? TAINT_UNREACHABLE : TAINT_NOT_READY;
+  const ours = (t: Frozen<Taint>) => t.key === TAINT_UNREACHABLE || t.key === TAINT_NOT_READY;
+  const kept = old.filter((t) => !ours(t) || (t.key === want && t.effect === 'NoSchedule')) as Taint[];
+  if (!want || kept.some((t) => t.key === want)) return kept;
+  return [...kept, { key: want, effect: 'NoSchedule', timeAdded: now }];
+}
+
+export interface NodePlan {
+  /** Absent when nothing of metadata and spec changes. */
+  main?: Node;
+  /** Absent when nothing of status changes. */
+  status?: Node;
+}
+
+/** What to write so that the Node says what is known. `old` undefined: it is to be created (both parts are there). */
+export function planNode(old: Frozen<Node> | undefined, f: NodeFacts, nowMs: number): NodePlan {
+  const now = rfc3339(nowMs);
+  const conditions = conditionsOf(old, f, now);
+  const ready = conditions.find((c) => c.type === 'Ready')!.status;
+  const labels: Record<string, string> = { ...old?.metadata?.labels };
+  const annotations: Record<string, string> = { ...old?.metadata?.annotations };
+  if (f.report) {
+    const owned = (annotations[LABELS_ANNOTATION] ?? '').split(',').filter(Boolean);
+    for (const k of owned) if (!(k in f.report.labels)) delete labels[k];
+    Object.assign(labels, f.report.labels);
+    annotations[LABELS_ANNOTATION] = Object.keys(f.report.labels).sort().join();
+  }
+  if (f.publicKey) annotations[KEY_ANNOTATION] = f.publicKey;
+  const taints = taintsOf(old?.spec?.taints ?? [], ready, now);
+  const main: Node = {
+    ...(old as Node | undefined),
+    apiVersion: 'v1',
+    kind: 'Node',
+    metadata: { ...old?.metadata, name: f.name, labels, annotations } as Node['metadata'],
+    spec: { ...(old?.spec as Node['spec']), ...(taints.length ? { taints } : { taints: undefined }) },
+  };
+  if (!taints.length) delete main.spec!.taints;
+  const r = f.report;
+  const statusBody: Node['status'] = {
+    ...(old?.status as Node['status']),
+    conditions,
+    ...(r
+      ? {
+          capacity: r.capacity,
+          allocatable: r.allocatable,
+          addresses: r.addresses,
+          nodeInfo: r.nodeInfo,
+          runtimeHandlers: r.runtimeHandlers.map((name) => ({ name })),
+          ...(r.images ? { images: r.images } : {}),
+        }
+      : {}),
+  } as Node['status'];
+  const status: Node = { ...main, status: statusBody };
+  const plan: NodePlan = {};
+  const mainPart = (n: Frozen<Node> | Node | undefined) =>
+    canonical([n?.metadata?.labels ?? {}, n?.metadata?.annotations ?? {}, n?.spec ?? {}]);
+  if (!old || mainPart(old) !== mainPart(main)) plan.main = main;
+  if (!old || canonical(old.status ?? {}) !== canonical(statusBody)) plan.status = status;
+  return plan;
+}
