@@ -7,7 +7,7 @@ export default defineConfig({
       {
         test: {
           name: 'unit',
-          include: ['{api,hub,agent,shims,cli}/**/*.test.ts'],
+          include: ['{api,hub,agent,shims,cli}/**/*.test.ts', 'test/sim/**/*.test.ts'],
           testTimeout: 30_000,
           globalSetup: ['scripts/schemas.mjs'],
         },

@@ -54,6 +54,8 @@ const RECONNECT_MAX_MS = 60_000;
 /** Until the hub's welcome; then hello is said again, ever more seldom. */
 const HELLO_MS = 5_000;
 const HELLO_MAX_MS = 300_000;
+/** On an idle link both sides compare digests this often, for the case that the hub has forgotten this node. */
+const COMPARE_MS = 3_600_000;
 /** The hub's queries are answered at most this often. */
 const QUERY_MS = 500;
 
@@ -80,7 +82,8 @@ export class AgentLink implements Reporter {
   #session: Session | undefined;
   #helloAt = Number.NEGATIVE_INFINITY;
   #hellos = 0;
-  #cancelHello: (() => void) | undefined;
+  /** The one timer of a session: hello again until welcomed, then comparing. */
+  #cancelTimer: (() => void) | undefined;
   #cancelReconnect: (() => void) | undefined;
   #failures = 0;
   #sendCertificate = false;
@@ -207,8 +210,8 @@ export class AgentLink implements Reporter {
 
   #endSession(): void {
     this.#session = undefined;
-    this.#cancelHello?.();
-    this.#cancelHello = undefined;
+    this.#cancelTimer?.();
+    this.#cancelTimer = undefined;
     this.#outbox.disconnected();
     this.#streams.closeAll();
   }
@@ -267,8 +270,8 @@ export class AgentLink implements Reporter {
   }
 
   #helloAgainAfter(ms: number): void {
-    this.#cancelHello?.();
-    this.#cancelHello = this.#clock.after(ms * (1 + this.#clock.random() / 4), () => this.#hello());
+    this.#cancelTimer?.();
+    this.#cancelTimer = this.#clock.after(ms * (1 + this.#clock.random() / 4), () => this.#hello());
   }
 
   // --- messages -----------------------------------------------------------------------------------------------------
@@ -319,8 +322,8 @@ export class AgentLink implements Reporter {
       return;
     }
     this.#sendCertificate = false;
-    this.#cancelHello?.();
-    this.#cancelHello = undefined;
+    this.#cancelTimer?.();
+    this.#cancelTimer = undefined;
     this.#failures = 0;
     this.#hellos = 0;
     session.welcomed = true;
@@ -333,6 +336,19 @@ export class AgentLink implements Reporter {
     this.#generation = w.g;
     if (w.i) this.#sendInventory(session);
     this.#outbox.connected(w.r === 1);
+    this.#compareLater(session);
+  }
+
+  #compareLater(session: Session): void {
+    this.#cancelTimer = this.#clock.after(COMPARE_MS * (1 + this.#clock.random() / 4), () => {
+      this.#sendApplied(session);
+      this.#compareLater(session);
+    });
+  }
+
+  #sendApplied(session: Session): void {
+    const applied: Applied = { s: session.id, g: this.#generation, d: digestOf(this.#items) };
+    void this.#send('u', TYPE.applied, applied);
   }
 
   #delta(d: Delta, session: Session): void {
@@ -352,8 +368,7 @@ export class AgentLink implements Reporter {
       this.#outbox.prune(new Set(set.pods.map((p) => p.metadata?.uid ?? '')));
       this.#file.save({ generation: d.g, items: next });
     }
-    const applied: Applied = { s: session.id, g: d.g, d: d.d };
-    void this.#send('u', TYPE.applied, applied);
+    this.#sendApplied(session);
   }
 
   #sendInventory(session: Session): void {

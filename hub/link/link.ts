@@ -432,7 +432,16 @@ export class HubLink implements NodeStreams {
   }
 
   #applied(n: NodeLink, a: Applied): void {
-    if (!n.session || a.s !== n.session.id || a.d !== n.inflight?.digest) return;
+    if (!n.session) {
+      this.#query(n);
+      return;
+    }
+    if (a.s !== n.session.id) return;
+    if (a.d !== n.inflight?.digest) {
+      // The hourly comparison: what the agent holds must be what this side thinks that it holds.
+      if (n.held && !n.inflight && a.d !== digestOf(n.held)) this.#query(n);
+      return;
+    }
     n.inflight.cancel();
     n.held = n.inflight.result;
     n.inflight = undefined;
