@@ -57,6 +57,7 @@ function admitPod(kind: Kind, pod: Pod, lookup: Lookup): void {
   spec.serviceAccountName ||= 'default';
   // The default account is made by a controller right after its namespace; a pod need not wait for it.
   const account = spec.serviceAccountName;
+  spec.serviceAccount = account;
   if (
     account !== 'default' &&
     !account.includes('/') &&

@@ -1,0 +1,25 @@
+/** A duration as kubectl prints it (apimachinery util/duration HumanDuration). */
+export function humanDuration(ms: number): string {
+  const seconds = Math.trunc(ms / 1000);
+  if (seconds < -1) return '<invalid>';
+  if (seconds < 0) return '0s';
+  if (seconds < 120) return `${seconds}s`;
+  const minutes = Math.trunc(seconds / 60);
+  const two = (a: number, unit: string, b: number, small: string) =>
+    b === 0 ? `${a}${unit}` : `${a}${unit}${b}${small}`;
+  if (minutes < 10) return two(minutes, 'm', seconds % 60, 's');
+  if (minutes < 180) return `${minutes}m`;
+  const hours = Math.trunc(minutes / 60);
+  if (hours < 8) return two(hours, 'h', minutes % 60, 'm');
+  if (hours < 48) return `${hours}h`;
+  const days = Math.trunc(hours / 24);
+  if (hours < 192) return two(days, 'd', hours % 24, 'h');
+  if (days < 2 * 365) return `${days}d`;
+  const years = Math.trunc(days / 365);
+  if (days < 8 * 365) return two(years, 'y', days % 365, 'd');
+  return `${years}y`;
+}
+
+/** How long ago an RFC 3339 time was, as kubectl prints it; `<unknown>` for none. */
+export const since = (time: string | undefined | null, now: number): string =>
+  time ? humanDuration(now - Date.parse(time)) : '<unknown>';
