@@ -334,7 +334,12 @@ export class CriShim implements Shim {
         { timeoutMs: TIMEOUT.call },
       ),
     );
-    return found.image?.id ? this.#image(found.image) : undefined;
+    if (!found.image?.id) return undefined;
+    const status = this.#image(found.image);
+    // The same image may have been pulled from several places; the one that was asked for goes first.
+    const name = this.#shown(spec.image).replace(/(?::[^:/]*)?(?:@.*)?$/, '');
+    const asked = (digest: string) => Number(digest.startsWith(`${name}@`));
+    return { ...status, repoDigests: status.repoDigests.sort((a, b) => asked(b) - asked(a)) };
   }
 
   async pullImage(image: string, auth?: ImageAuth, signal?: AbortSignal): Promise<ImageStatus> {
@@ -505,7 +510,7 @@ export class CriShim implements Shim {
       // A group alone is refused by runtimes: it goes with the image's user.
       const imageUser =
         spec.security?.runAsGroup !== undefined && spec.security.runAsUser === undefined
-          ? ((await this.imageStatus(spec.imageRef)) ?? {})
+          ? await this.#imageUser(spec.imageRef)
           : {};
       const request = {
         podSandboxId: sandboxId,
@@ -523,6 +528,12 @@ export class CriShim implements Shim {
       this.#known.set(id, 'container');
       return id;
     });
+  }
+
+  async #imageUser(ref: string): Promise<{ uid?: number; username?: string }> {
+    const { uid, username } = (await this.imageStatus(ref)) ?? {};
+    if (username) return { username };
+    return { uid: uid ?? 0 };
   }
 
   async startContainer(id: string): Promise<void> {

@@ -175,16 +175,15 @@ disabled_plugins = ${JSON.stringify(options.disabledPlugins ?? [])}
   }
 
   async #removeSandboxes(): Promise<void> {
-    // The sandbox containers are those that no other container names as its sandbox.
     const shim = this.shim();
     await shim.start();
     try {
       const ids = (await this.ctr('containers', 'list', '-q')).split('\n').filter(Boolean);
       for (const id of ids) {
-        const info = JSON.parse(await this.ctr('containers', 'info', id)) as {
-          Labels?: Record<string, string>;
-        };
-        if (info.Labels?.['io.cri-containerd.kind'] !== 'sandbox') continue;
+        // Those that went with their sandbox are gone by now.
+        const info = await this.ctr('containers', 'info', id).catch(() => '{}');
+        const { Labels } = JSON.parse(info) as { Labels?: Record<string, string> };
+        if (Labels?.['io.cri-containerd.kind'] !== 'sandbox') continue;
         await shim.stopSandbox(id);
         await shim.removeSandbox(id);
       }
@@ -322,6 +321,26 @@ ${r.auth ? `auth: {htpasswd: {realm: test, path: ${r.dir}/htpasswd}}` : ''}
     return `${this.host}/${name}`;
   }
 
+  /** As {@link push}, behind an index that offers the image for `architecture` only. */
+  async pushIndex(layout: string, name: string, architecture: string): Promise<string> {
+    await this.push(layout, name);
+    const [repository, tag] = name.split(':') as [string, string];
+    const url = `http://${this.host}/v2/${repository}/manifests`;
+    const accept = 'application/vnd.oci.image.manifest.v1+json';
+    const got = await fetch(`${url}/${tag}`, { headers: { accept } });
+    const size = (await got.arrayBuffer()).byteLength;
+    const digest = got.headers.get('docker-content-digest');
+    const mediaType = 'application/vnd.oci.image.index.v1+json';
+    const manifests = [{ mediaType: accept, digest, size, platform: { os: 'linux', architecture } }];
+    const put = await fetch(`${url}/${tag}`, {
+      method: 'PUT',
+      headers: { 'content-type': mediaType },
+      body: JSON.stringify({ schemaVersion: 2, mediaType, manifests }),
+    });
+    if (!put.ok) throw new Error(`the registry refuses the index: ${put.status} ${await put.text()}`);
+    return `${this.host}/${name}`;
+  }
+
   async stop(): Promise<void> {
     if (this.#child) await stopProcess(this.#child);
     rmSync(this.dir, { recursive: true, force: true });
@@ -360,6 +379,8 @@ const APPLETS = [
     'touch',
     'mount',
     'seq',
+    'wc',
+    'grep',
   ],
 ];
 
