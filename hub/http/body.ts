@@ -5,7 +5,7 @@ import { contentType, unsupportedMediaType } from './negotiate.js';
 export const MAX_DEPTH = 128;
 
 /**
- * Parses a request body as JSON or YAML by its Content-Type (none: JSON). Throws BadRequest for text that is neither,
+ * Parses a request body as JSON, YAML or Kubernetes' protobuf by its Content-Type (none: JSON). Throws BadRequest for text that is neither,
  * too deep, or that would reach for a prototype, and UnsupportedMediaType for other types.
  */
 export async function decodeBody(body: Buffer, type: string | undefined): Promise<unknown> {
@@ -18,8 +18,14 @@ export async function decodeBody(body: Buffer, type: string | undefined): Promis
       return decodeJson(body);
     case 'application/yaml':
       return decodeYaml(body.toString('utf8'));
+    case 'application/vnd.kubernetes.protobuf':
+      return (await import('./protobuf.js')).decodeProtobuf(body);
     default:
-      throw unsupportedMediaType(['application/json', 'application/yaml']);
+      throw unsupportedMediaType([
+        'application/json',
+        'application/yaml',
+        'application/vnd.kubernetes.protobuf',
+      ]);
   }
 }
 
