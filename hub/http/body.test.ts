@@ -1,0 +1,80 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { isApiError } from '../../api/meta/errors.js';
+import { decodeBody, MAX_DEPTH } from './body.js';
+
+const decode = (text: string, type?: string) => decodeBody(Buffer.from(text), type);
+
+describe('decodeBody', () => {
+  it('reads JSON, with and without a content type', async () => {
+    expect(await decode('{"a":[1,"[[["]}')).toEqual({ a: [1, '[[['] });
+    expect(await decode('{"a":1}', 'application/json; charset=utf-8')).toEqual({ a: 1 });
+  });
+
+  it('reads YAML', async () => {
+    expect(await decode('a: 1\nb:\n- x\n- y: "no"\n', 'application/yaml')).toEqual({
+      a: 1,
+      b: ['x', { y: 'no' }],
+    });
+  });
+
+  it('gives places that share a YAML anchor objects of their own', async () => {
+    const o = (await decode('a: &x {n: 1}\nb: *x\n', 'application/yaml')) as Record<string, object>;
+    expect(o['a']).toEqual(o['b']);
+    expect(o['a']).not.toBe(o['b']);
+  });
+
+  const bomb = `a: &a [x,x,x,x,x,x,x,x,x]\n${[...'bcdefghij']
+    .map((c, i) => `${c}: &${c} [${Array(9).fill(`*${'abcdefghi'[i]}`).join(',')}]`)
+    .join('\n')}`;
+  it.each([
+    ['broken JSON', '{"a":', 'application/json', /not valid JSON/],
+    ['broken YAML', 'a: [1', 'application/yaml', /not valid YAML/],
+    ['a key twice in YAML', 'a: 1\na: 2', 'application/yaml', /unique/],
+    ['an alias bomb', bomb, 'application/yaml', /alias/i],
+    ['JSON too deep', '['.repeat(100_000) + ']'.repeat(100_000), '', /deeper than/],
+    ['YAML too deep', '['.repeat(100_000) + ']'.repeat(100_000), 'application/yaml', /deep|YAML/],
+    ['a prototype', '{"metadata":{"__proto__":{"x":1}}}', '', /__proto__/],
+    ['a prototype in escapes', '{"metadata":{"\\u005f_proto__":{"x":1}}}', '', /__proto__/],
+    ['a prototype in YAML', 'a:\n  __proto__: {x: 1}', 'application/yaml', /__proto__/],
+  ])('refuses %s', async (_what, text, type, message) => {
+    await expect(decode(text, type)).rejects.toThrow(message);
+    await expect(decode(text, type)).rejects.toMatchObject({ reason: 'BadRequest' });
+  });
+
+  it('refuses other types, naming those it takes', async () => {
+    await expect(decode('{}', 'text/plain')).rejects.toMatchObject({
+      code: 415,
+      message:
+        'the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf',
+    });
+  });
+
+  it('takes back every JSON value that is not too deep', async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.jsonValue({ maxDepth: MAX_DEPTH / 8, noUnicodeString: false }), async (v) => {
+        const text = JSON.stringify(v);
+        fc.pre(!text.includes('__proto__'));
+        expect(await decode(text)).toEqual(JSON.parse(text));
+      }),
+    );
+  });
+
+  it('answers BadRequest to any bytes in any format', async () => {
+    const type = fc.constantFrom(
+      'application/json',
+      'application/yaml',
+      'application/vnd.kubernetes.protobuf',
+    );
+    await fc.assert(
+      fc.asyncProperty(fc.uint8Array({ maxLength: 300 }), type, fc.boolean(), async (bytes, t, magic) => {
+        const body = Buffer.from(bytes);
+        const sent = magic ? Buffer.concat([Buffer.from('k8s\0'), body]) : body;
+        await decodeBody(sent, t).catch((e) => {
+          if (!isApiError(e, 'BadRequest')) throw e;
+        });
+      }),
+      { numRuns: 500 },
+    );
+  });
+});

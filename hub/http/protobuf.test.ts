@@ -1,0 +1,116 @@
+import { describe, expect, it } from 'vitest';
+import { decodeProtobuf } from './protobuf.js';
+
+/** A tiny writer, by wire format alone, so that the reader is not tested against itself. */
+const varint = (n: number): number[] => (n < 128 ? [n] : [(n & 127) | 128, ...varint(Math.floor(n / 128))]);
+const bytes = (field: number, body: readonly number[] | string): number[] => {
+  const b = typeof body === 'string' ? [...Buffer.from(body)] : body;
+  return [...varint(field * 8 + 2), ...varint(b.length), ...b];
+};
+const num = (field: number, n: number): number[] => [...varint(field * 8), ...varint(n)];
+const body = (apiVersion: string, kind: string, raw: readonly number[]): Buffer =>
+  Buffer.from([
+    ...Buffer.from('k8s\0'),
+    ...bytes(1, [...bytes(1, apiVersion), ...bytes(2, kind)]),
+    ...bytes(2, raw),
+  ]);
+
+describe('decodeProtobuf', () => {
+  it('reads what kubectl create configmap sends', async () => {
+    // Captured from kubectl 1.36: `kubectl create configmap x --from-literal=a=b`
+    const sent = Buffer.from(
+      '6b3873000a0f0a0276311209436f6e6669674d6170121b0a110a01781200' +
+        '1a0022002a00320038004200120601'.replace('0601', '060a0161120162') +
+        '1a002200',
+      'hex',
+    );
+    expect(await decodeProtobuf(sent)).toEqual({
+      kind: 'ConfigMap',
+      apiVersion: 'v1',
+      metadata: { name: 'x' },
+      data: { a: 'b' },
+    });
+  });
+
+  it('reads embedded structs, maps, quantities, times, and keeps zeros that were set', async () => {
+    const container = [
+      ...bytes(1, 'main'),
+      ...bytes(2, 'busybox'),
+      ...bytes(3, 'sleep'),
+      ...bytes(3, '1'),
+      ...bytes(8, bytes(1, [...bytes(1, 'memory'), ...bytes(2, bytes(1, '64Mi'))])),
+      // a probe: the handler's fields are the probe's own in JSON
+      ...bytes(10, [
+        ...bytes(1, bytes(2, [...bytes(1, '/ok'), ...bytes(2, [...num(1, 1), ...bytes(3, 'web')])])),
+        ...num(3, 7),
+      ]),
+    ];
+    const template = [
+      ...bytes(1, bytes(11, [...bytes(1, 'app'), ...bytes(2, 'web')])),
+      ...bytes(2, [
+        ...bytes(1, [...bytes(1, 'tmp'), ...bytes(2, bytes(2, []))]),
+        ...bytes(2, container),
+        ...bytes(3, 'Always'),
+        ...num(11, 0), // hostNetwork: false, no pointer
+        ...num(21, 0), // automountServiceAccountToken: false, a pointer
+      ]),
+    ];
+    const spec = [...num(1, 0), ...bytes(3, template), ...num(5, 0)];
+    const metadata = [...bytes(1, 'web'), ...bytes(8, num(1, 1_700_000_000))];
+    expect(
+      await decodeProtobuf(
+        body('apps/v1', 'Deployment', [...bytes(1, metadata), ...bytes(2, spec), ...bytes(3, [])]),
+      ),
+    ).toEqual({
+      kind: 'Deployment',
+      apiVersion: 'apps/v1',
+      metadata: { name: 'web', creationTimestamp: '2023-11-14T22:13:20Z' },
+      spec: {
+        replicas: 0,
+        template: {
+          metadata: { labels: { app: 'web' } },
+          spec: {
+            volumes: [{ name: 'tmp', emptyDir: {} }],
+            containers: [
+              {
+                name: 'main',
+                image: 'busybox',
+                command: ['sleep', '1'],
+                resources: { limits: { memory: '64Mi' } },
+                livenessProbe: { httpGet: { path: '/ok', port: 'web' }, timeoutSeconds: 7 },
+              },
+            ],
+            restartPolicy: 'Always',
+            automountServiceAccountToken: false,
+          },
+        },
+      },
+    });
+  });
+
+  it('reads bytes as base64 and negative numbers', async () => {
+    const minusOne = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+    const secret = [...bytes(2, [...bytes(1, 'k'), ...bytes(2, [0, 255])]), ...bytes(3, 'Opaque')];
+    expect(await decodeProtobuf(body('v1', 'Secret', secret))).toMatchObject({ data: { k: 'AP8=' } });
+    const options = [8, ...minusOne];
+    expect(await decodeProtobuf(body('apps/v1', 'DeleteOptions', options))).toMatchObject({
+      gracePeriodSeconds: -1,
+    });
+  });
+
+  it.each([
+    ['an unknown kind', body('v1', 'Cheese', []), /no kind "Cheese" is registered for version "v1"/],
+    ['no magic', Buffer.from('{"kind":"Pod"}'), /does not begin/],
+    ['no object', Buffer.from('k8s\0'), /holds no object/],
+    ['a field longer than its message', body('v1', 'Pod', [10, 200]), /longer than what holds it/],
+    ['a torn number', body('v1', 'Pod', [0x80]), /ends within a number/],
+    [
+      'a key that reaches for the prototype',
+      body('v1', 'ConfigMap', bytes(2, [...bytes(1, '__proto__'), ...bytes(2, 'x')])),
+      /__proto__/,
+    ],
+  ])('refuses %s', async (_what, sent, message) => {
+    await expect(decodeProtobuf(sent)).rejects.toThrow(message);
+    await expect(decodeProtobuf(sent)).rejects.toMatchObject({ reason: 'BadRequest' });
+  });
+});
