@@ -34,6 +34,7 @@ describe('decodeBody', () => {
     ['an alias bomb', bomb, 'application/yaml', /alias/i],
     ['JSON too deep', '['.repeat(100_000) + ']'.repeat(100_000), '', /deeper than/],
     ['YAML too deep', '['.repeat(100_000) + ']'.repeat(100_000), 'application/yaml', /deep|YAML/],
+    ['YAML keys of keys', `${'? '.repeat(1000)}x`, 'application/yaml', /deeper than/],
     ['a prototype', '{"metadata":{"__proto__":{"x":1}}}', '', /__proto__/],
     ['a prototype in escapes', '{"metadata":{"\\u005f_proto__":{"x":1}}}', '', /__proto__/],
     ['a prototype in YAML', 'a:\n  __proto__: {x: 1}', 'application/yaml', /__proto__/],

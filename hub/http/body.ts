@@ -43,6 +43,7 @@ function decodeJson(body: Buffer): unknown {
 }
 
 async function decodeYaml(text: string): Promise<unknown> {
+  checkYamlDepth(text);
   const { parseDocument } = await import('yaml');
   let value: unknown;
   try {
@@ -57,6 +58,30 @@ async function decodeYaml(text: string): Promise<unknown> {
   checkTree(value, 0);
   // Aliases share objects; what follows may change one place only.
   return value === undefined ? null : JSON.parse(JSON.stringify(value));
+}
+
+/**
+ * The YAML parser takes time that explodes, and stack without end, for text that nests deeper than any manifest: so such
+ * text does not reach it. Counts brackets, quoted or not, and what a line can nest before its first word.
+ */
+function checkYamlDepth(text: string): void {
+  let depth = 0;
+  let lead = 0;
+  let leading = true;
+  for (let i = 0; i < text.length; i++) {
+    const c = text.charCodeAt(i);
+    if (c === 0x5b || c === 0x7b) depth++;
+    else if (c === 0x5d || c === 0x7d) depth--;
+    if (c === 0x0a || c === 0x0d) {
+      leading = true;
+      lead = 0;
+    } else if (leading) {
+      // space, tab, - ? :
+      leading = c === 0x20 || c === 0x09 || c === 0x2d || c === 0x3f || c === 0x3a;
+      lead++;
+    }
+    if (depth > MAX_DEPTH || lead > 2 * MAX_DEPTH) throw tooDeep();
+  }
 }
 
 const tooDeep = () => badRequest(`the body is nested deeper than ${MAX_DEPTH} levels`);

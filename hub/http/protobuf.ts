@@ -66,8 +66,9 @@ export async function decodeProtobuf(body: Buffer): Promise<Record<string, unkno
         else meta.skip(w);
       }
     } else if (number === 2) raw = envelope.bytes(wire);
-    else if (number === 3 && envelope.bytes(wire).length > 0) throw malformed('its content is encoded');
-    else envelope.skip(wire);
+    else if (number === 3) {
+      if (envelope.bytes(wire).length > 0) throw malformed('its content is encoded');
+    } else envelope.skip(wire);
   }
   if (!raw) throw malformed('it holds no object');
   const message = kind === 'DeleteOptions' ? deleteOptions : roots.get(`${apiVersion} ${kind}`);
