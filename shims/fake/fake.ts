@@ -135,6 +135,8 @@ export class FakeShim implements Shim {
   #listeners = new Set<(e: ShimEvent) => void>();
   #started = false;
   #nextIp = 1;
+  /** Calls that wait for the clock: a test that sees one must move time on. */
+  sleeping = 0;
 
   constructor(options: FakeOptions) {
     this.#o = options;
@@ -232,7 +234,7 @@ export class FakeShim implements Shim {
       );
     const known = this.#o.images?.[image];
     const takes = known?.pullMs ?? this.#o.pullMs ?? 0;
-    if (takes > 0) await sleep(this.#clock, takes);
+    if (takes > 0) await this.#sleep(takes);
     signal?.throwIfAborted();
     if (known?.fails) throw new ShimError(known.fails.reason, known.fails.message);
     if (known?.auth && (auth?.username !== known.auth.username || auth.password !== known.auth.password))
@@ -256,7 +258,7 @@ export class FakeShim implements Shim {
   }
 
   async runSandbox(spec: SandboxSpec): Promise<string> {
-    if (this.#o.runSandboxMs) await sleep(this.#clock, this.#o.runSandboxMs);
+    if (this.#o.runSandboxMs) await this.#sleep(this.#o.runSandboxMs);
     const sandboxId = id('sandbox', spec.uid, spec.attempt);
     const old = this.#sandboxes.get(sandboxId);
     if (old?.state === 'ready') return sandboxId;
@@ -334,7 +336,7 @@ export class FakeShim implements Shim {
     const c = this.#containers.get(containerId);
     if (!c) throw new ShimError('RunContainerError', `container ${containerId} is not there`);
     if (c.state !== 'created') return;
-    if (c.script.startupMs) await sleep(this.#clock, c.script.startupMs);
+    if (c.script.startupMs) await this.#sleep(c.script.startupMs);
     if ((c.state as string) !== 'created') return;
     if (c.script.failStart) {
       this.#end(c, 128, 'ContainerCannotRun', c.script.failStart, this.#clock.now());
@@ -362,6 +364,7 @@ export class FakeShim implements Shim {
       this.#advance(c);
     }
     if ((c.state as string) === 'exited') return;
+    this.sleeping++;
     await new Promise<void>((resolve) => {
       const off = this.onEvent((e) => {
         if (e.containerId !== containerId || this.#containers.get(containerId)?.state === 'running') return;
@@ -373,6 +376,13 @@ export class FakeShim implements Shim {
         this.#end(c, 137, 'Error', '', this.#clock.now());
       });
     });
+    this.sleeping--;
+  }
+
+  async #sleep(ms: number): Promise<void> {
+    this.sleeping++;
+    await sleep(this.#clock, ms);
+    this.sleeping--;
   }
 
   async removeContainer(containerId: string): Promise<void> {

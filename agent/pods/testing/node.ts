@@ -146,9 +146,9 @@ export class TestNode {
 
   /** Lets real I/O come to rest; operations that wait for the virtual clock are not waited for. */
   settle = async (): Promise<void> => {
-    const end = performance.now() + 12;
+    const begun = performance.now();
     let quiet = 0;
-    while (quiet < 4 && performance.now() < end) {
+    while (quiet < 4 && performance.now() < begun + (this.shim.sleeping > 0 ? 10 : 200)) {
       await new Promise((resolve) => setImmediate(resolve));
       quiet = this.manager.idle ? quiet + 1 : 0;
     }
