@@ -589,7 +589,7 @@ describe('nodes', () => {
     const t = (seconds?: number) => ({
       key: 'drain',
       operator: 'Exists',
-      ...(seconds ? { tolerationSeconds: seconds } : {}),
+      ...(seconds ? { effect: 'NoExecute', tolerationSeconds: seconds } : {}),
     });
     await c.client.create(pods, aPod('plain'));
     await c.client.create(pods, aPod('later', { tolerations: [t(100)] }));

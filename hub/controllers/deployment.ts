@@ -32,6 +32,8 @@ import {
   statusOf,
 } from './rollout.js';
 
+const CATCH_UP_MS = 1_000;
+
 /** Rolls a Deployment's template over into ReplicaSets, one per version of the template. */
 export function deploymentLoop(ctx: Context, keys: Keys): Reconcile {
   const { client, informers, clock } = ctx;
@@ -72,6 +74,13 @@ export function deploymentLoop(ctx: Context, keys: Keys): Reconcile {
     if (owner) keys.add(owner);
   });
 
+  /** Deployment → the revision of our last write to one of its ReplicaSets: an older view of them is not to be acted on. */
+  const written = new Map<string, number>();
+  const wrote = (d: Dep, rs: Rs): Rs => {
+    written.set(keyOf(d as Deployment), Number(rs.metadata!.resourceVersion));
+    return rs;
+  };
+
   const ref = (o: Dep | Rs) => ({ namespace: o.metadata!.namespace, name: o.metadata!.name! });
 
   /** Scales, and keeps the notes that proportional scaling needs. Says whether the size changed. */
@@ -83,10 +92,13 @@ export function deploymentLoop(ctx: Context, keys: Keys): Reconcile {
     const from = specReplicas(rs);
     const noted = Object.entries(notes).every(([k, v]) => rs.metadata?.annotations?.[k] === v);
     if (from === size && noted) return false;
-    await client.patch(replicaSets, ref(rs), {
-      metadata: { uid: rs.metadata!.uid, resourceVersion: rs.metadata!.resourceVersion, annotations: notes },
-      ...(from === size ? {} : { spec: { replicas: size } }),
-    });
+    const metadata = {
+      uid: rs.metadata!.uid,
+      resourceVersion: rs.metadata!.resourceVersion,
+      annotations: notes,
+    };
+    const change = { metadata, ...(from === size ? {} : { spec: { replicas: size } }) };
+    wrote(d, await client.patch(replicaSets, ref(rs), change));
     if (from === size) return false;
     events.tell(
       deployments,
@@ -121,14 +133,12 @@ export function deploymentLoop(ctx: Context, keys: Keys): Reconcile {
       (fresh.spec?.minReadySeconds ?? 0) === minReadySeconds
     )
       return fresh;
-    return client.patch(replicaSets, ref(fresh), {
-      metadata: {
-        uid: fresh.metadata!.uid,
-        resourceVersion: fresh.metadata!.resourceVersion,
-        annotations: want,
-      },
-      spec: { minReadySeconds },
-    });
+    const metadata = {
+      uid: fresh.metadata!.uid,
+      resourceVersion: fresh.metadata!.resourceVersion,
+      annotations: want,
+    };
+    return wrote(d, await client.patch(replicaSets, ref(fresh), { metadata, spec: { minReadySeconds } }));
   }
 
   async function create(d: Dep, old: readonly Rs[], revision: number): Promise<Rs> {
@@ -167,7 +177,7 @@ export function deploymentLoop(ctx: Context, keys: Keys): Reconcile {
     };
     let made: Rs;
     try {
-      made = await client.create(replicaSets, set);
+      made = wrote(d, await client.create(replicaSets, set));
     } catch (e) {
       if (!isApiError(e, 'AlreadyExists')) {
         await note(
@@ -240,7 +250,12 @@ export function deploymentLoop(ctx: Context, keys: Keys): Reconcile {
 
   async function reconcile(key: string) {
     const d = all.get(key);
-    if (!d) return undefined;
+    if (!d) {
+      written.delete(key);
+      return undefined;
+    }
+    // The event that we miss brings us back; the delay is for the case that it never comes.
+    if ((written.get(key) ?? 0) > Number(sets.revision)) return CATCH_UP_MS;
     if (Object.keys(d.spec?.selector ?? {}).length === 0) {
       events.tell(
         deployments,

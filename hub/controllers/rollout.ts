@@ -63,7 +63,9 @@ export function newSize(d: Dep, all: readonly Rs[], size: number): number {
   const target = specReplicas(d);
   if (!isRolling(d)) return target;
   if (size > target) return target;
-  const room = target + fence(d).maxSurge - wanted(all);
+  // A ReplicaSet that was told to shrink still has its pods until its status says otherwise.
+  const there = sum(all, (rs) => Math.max(specReplicas(rs), rs.status?.replicas ?? 0));
+  const room = target + fence(d).maxSurge - there;
   return room <= 0 ? size : size + Math.min(room, target - size);
 }
 

@@ -1,5 +1,5 @@
 import type { Node, Pod } from 'kubernetes-types/core/v1.js';
-import { type Clock, rfc3339 } from '../../api/clock.js';
+import { type Clock, rfc3339, sleep } from '../../api/clock.js';
 import { nodes, pods, runtimeClasses } from '../../api/kinds/index.js';
 import type { Log } from '../../api/log.js';
 import { isApiError } from '../../api/meta/errors.js';
@@ -26,6 +26,7 @@ const MAX_BINDING = 128;
 /** A pod that fits nowhere is looked at again after a change, but not sooner than this (doubling) since last time. */
 const RETRY_FIRST_MS = 100;
 const RETRY_MAX_MS = 10_000;
+const BIND_RETRY_MS = 1_000;
 
 /** What a freed place on a node can help against. */
 const HELPED_BY_ROOM = new Set<FilterName>([
@@ -57,6 +58,7 @@ export class Scheduler {
   readonly #waiting = new Map<string, Waiting>();
   readonly #binding = new Set<Promise<void>>();
   #from = 0;
+  #stopped = false;
 
   constructor(private readonly o: SchedulerOptions) {
     this.#name = o.schedulerName ?? 'default-scheduler';
@@ -77,6 +79,7 @@ export class Scheduler {
   }
 
   async stop(): Promise<void> {
+    this.#stopped = true;
     await this.#queue.stop();
     await Promise.all(this.#binding);
     this.#events.stop();
@@ -178,15 +181,33 @@ export class Scheduler {
         `Successfully assigned ${namespace}/${name} to ${node}`,
       );
     } catch (e) {
-      const freed = this.#ledger.forget(info.uid);
-      if (freed) this.#wake((filters) => overlap(filters, HELPED_BY_ROOM));
-      // Deleted, or bound by someone else: the watch tells.
-      if (isApiError(e, 'NotFound') || isApiError(e, 'Conflict')) return;
+      await this.#afterFailedBinding(info, node, e);
+    }
+  }
+
+  /** It may have been done all the same: its place is given away only when the pod is seen to be unbound. */
+  async #afterFailedBinding(info: PodInfo, node: string, error: unknown): Promise<void> {
+    const key = parseKey(info.key);
+    for (; this.#ledger.isAssumed(info.uid) && !this.#stopped; await sleep(this.o.clock, BIND_RETRY_MS)) {
+      let now: Frozen<Pod> | undefined;
+      try {
+        now = await this.o.client.get(pods, key);
+      } catch (e) {
+        if (!isApiError(e, 'NotFound')) continue;
+      }
+      const ours = now?.metadata?.uid === info.uid ? now : undefined;
+      if (ours?.spec?.nodeName) {
+        if (this.#ledger.isAssumed(info.uid)) this.#ledger.assume(info, ours.spec.nodeName);
+        return;
+      }
+      if (this.#ledger.forget(info.uid)) this.#wake((filters) => overlap(filters, HELPED_BY_ROOM));
+      if (!ours || ours.metadata?.deletionTimestamp) return;
       this.o.log.warn(
-        { pod: info.key, node, err: e instanceof Error ? e.message : String(e) },
+        { pod: info.key, node, err: error instanceof Error ? error.message : String(error) },
         'binding failed',
       );
-      this.#queue.addAfter(info.key, 1000);
+      this.#queue.addAfter(info.key, BIND_RETRY_MS);
+      return;
     }
   }
 
