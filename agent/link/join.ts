@@ -198,7 +198,9 @@ export async function join(options: JoinOptions): Promise<Identity> {
       ca: grant.ca,
       signingKey: grant.signingKey,
       // The one that worked first, then whatever else may.
-      addresses: [...new Set([address, ...token.addresses, ...grant.addresses])],
+      addresses: [
+        ...new Set(grant.joinOnly ? grant.addresses : [address, ...token.addresses, ...grant.addresses]),
+      ],
     };
     const identity = identityOf(file, key);
     saveIdentity(dataDir, file);

@@ -80,6 +80,8 @@ export interface JoinGrant {
   /** Raw Ed25519, base64. */
   signingKey: string;
   addresses: string[];
+  /** The address that was joined at is for joining only. */
+  joinOnly: boolean;
   /** Unix milliseconds at the hub. */
   time: number;
   mac: string;
@@ -103,7 +105,7 @@ const mac = (secret: string, role: string, text: string): string =>
 export const agentMac = (secret: string, said: string): string => mac(secret, 'agent', said);
 
 export const hubMac = (secret: string, said: string, g: Omit<JoinGrant, 'mac'>): string =>
-  mac(secret, 'hub', JSON.stringify([said, g.cert, g.ca, g.signingKey, g.addresses, g.time]));
+  mac(secret, 'hub', JSON.stringify([said, g.cert, g.ca, g.signingKey, g.addresses, g.joinOnly, g.time]));
 
 /** In constant time. */
 export function sameMac(a: string, b: unknown): boolean {

@@ -7,7 +7,16 @@ export interface BusHandlers {
   down(): void;
 }
 
+export interface BusAddresses {
+  /** `host:port` for nodes that have a certificate. */
+  node: string[];
+  /** `host:port` for devices that join; with the embedded broker the same. */
+  join: string[];
+}
+
 export interface Bus {
+  /** Where others reach it, when it knows; an embedded one does not know the machine's names. */
+  addresses?(): BusAddresses;
   /** Resolves when messages can flow, or when an external broker is being dialled; rejects when it never can. */
   start(handlers: BusHandlers): Promise<void>;
   stop(): Promise<void>;

@@ -4,8 +4,8 @@ import { type Clock, systemClock } from '../../api/clock.js';
 import type { Log } from '../../api/log.js';
 import type { MqttConnection } from '../../api/wire/mqtt.js';
 import { HUB_SUBSCRIPTIONS } from '../../api/wire/topics.js';
-import type { Pki } from '../pki/pki.js';
-import type { Bus, BusHandlers } from './bus.js';
+import { HUB_CN, type Pki } from '../pki/pki.js';
+import type { Bus, BusAddresses, BusHandlers } from './bus.js';
 
 export interface ExternalOptions {
   /** `mqtts://host[:port]`; port 8883 when it names none. */
@@ -22,8 +22,11 @@ const RETRY_MAX_MS = 15_000;
 /** Messages handed over while the socket is not taking any; more are dropped, and the protocol sends them again. */
 const MAX_WAITING = 4096;
 
-/** Host and port of an `mqtts:` URL. Throws an Error that names the flag. */
-export function parseBrokerUrl(url: string): { host: string; port: number } {
+/**
+ * An `mqtts:` URL. Devices join at the port after the broker's, or at the one that `?join=` names: where certificates
+ * are asked for, mosquitto has no way in without one. Throws an Error that names the flag.
+ */
+export function parseBrokerUrl(url: string): { host: string; port: number; joinPort: number } {
   let u: URL;
   try {
     u = new URL(url);
@@ -32,13 +35,17 @@ export function parseBrokerUrl(url: string): { host: string; port: number } {
   }
   if (u.protocol !== 'mqtts:')
     throw new Error(`--broker ${url}: only mqtts:// (MQTT over TLS with certificates) is served`);
-  return { host: u.hostname.replace(/^\[|\]$/g, ''), port: u.port ? Number(u.port) : 8883 };
+  const port = u.port ? Number(u.port) : 8883;
+  const joinPort = Number(u.searchParams.get('join') ?? port + 1);
+  if (!Number.isInteger(joinPort) || joinPort < 1 || joinPort > 65535)
+    throw new Error(`--broker ${url}: join= must be a port`);
+  return { host: u.hostname.replace(/^\[|\]$/g, ''), port, joinPort };
 }
 
 export class ExternalBus implements Bus {
   readonly #o: ExternalOptions;
   readonly #clock: Clock;
-  readonly #address: { host: string; port: number };
+  readonly #address: { host: string; port: number; joinPort: number };
   #connection: MqttConnection | undefined;
   #handlers: BusHandlers | undefined;
   #stopped = false;
@@ -50,6 +57,12 @@ export class ExternalBus implements Bus {
     this.#o = options;
     this.#clock = options.clock ?? systemClock;
     this.#address = parseBrokerUrl(options.url);
+  }
+
+  addresses(): BusAddresses {
+    const { host, port, joinPort } = this.#address;
+    const h = host.includes(':') ? `[${host}]` : host;
+    return { node: [`${h}:${port}`], join: [`${h}:${joinPort}`] };
   }
 
   async start(handlers: BusHandlers): Promise<void> {
@@ -80,7 +93,8 @@ export class ExternalBus implements Bus {
     try {
       const { openMqtt } = await import('../../api/wire/mqtt.js');
       const socket = tlsConnect({
-        ...this.#address,
+        host: this.#address.host,
+        port: this.#address.port,
         ca: pki.caPem,
         ...(await pki.brokerClient()),
         // Any server with a certificate of the hub's own CA may be the broker, under whatever name it is reached.
@@ -88,7 +102,7 @@ export class ExternalBus implements Bus {
       });
       socket.setNoDelay(true);
       const connection = await openMqtt(socket, {
-        clientId: 'system:hub',
+        clientId: HUB_CN,
         keepalive: this.#o.keepalive ?? 30,
         subscribe: HUB_SUBSCRIPTIONS,
         onMessage: (topic, payload) => this.#handlers!.message(topic, payload),

@@ -23,18 +23,17 @@ import { TYPE } from '../../api/wire/messages.js';
 import { joinTopic, LIMITS } from '../../api/wire/topics.js';
 import type { Client, Frozen } from '../client.js';
 import { nodeSubject, type Pki } from '../pki/pki.js';
+import type { BusAddresses } from './bus.js';
 import { KEY_ANNOTATION } from './nodes.js';
-
-export const TOKEN_NAMESPACE = 'kube-system';
-export const TOKEN_TYPE = 'bootstrap.kubernetes.io/token';
-export const tokenSecretName = (id: string): string => `bootstrap-token-${id}`;
+import { TOKEN_NAMESPACE, TOKEN_TYPE, tokenSecretName } from './token.js';
 
 export interface JoinDeskOptions {
   client: Client;
   pki: Pki;
   clock: Clock;
   log: Log;
-  addresses(): string[];
+  /** Where nodes reach the broker. */
+  addresses(): BusAddresses;
   isLinked(node: string): boolean;
   keyChanged(node: string): void;
   send(topic: string, payload: Uint8Array): void;
@@ -183,7 +182,8 @@ export class JoinDesk {
       cert,
       ca: this.o.pki.caPem,
       signingKey: this.o.pki.signingPublicKey.toString('base64'),
-      addresses: this.o.addresses(),
+      addresses: this.o.addresses().node,
+      joinOnly: this.o.addresses().join.every((a) => !this.o.addresses().node.includes(a)),
       time: this.o.clock.now(),
     };
     this.o.log.info({ node: hello.name, token: hello.id }, 'node joined');

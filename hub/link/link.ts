@@ -4,9 +4,9 @@
  */
 import { createPublicKey, type KeyObject, X509Certificate } from 'node:crypto';
 import type { Lease } from 'kubernetes-types/coordination/v1.js';
-import type { Node } from 'kubernetes-types/core/v1.js';
+import type { ConfigMap, Node } from 'kubernetes-types/core/v1.js';
 import { type Clock, rfc3339Micro } from '../../api/clock.js';
-import { leases, nodes } from '../../api/kinds/index.js';
+import { configMaps, leases, nodes } from '../../api/kinds/index.js';
 import type { Log } from '../../api/log.js';
 import { ApiError, isApiError } from '../../api/meta/errors.js';
 import { Decoder, encode, keyId, type Signer, signingContext, WireError } from '../../api/wire/codec.js';
@@ -21,7 +21,7 @@ import {
   TYPE,
   type Welcome,
 } from '../../api/wire/messages.js';
-import { digestOf, EMPTY_DIGEST, type Held, type Items, planDelta } from '../../api/wire/set.js';
+import { canonical, digestOf, EMPTY_DIGEST, type Held, type Items, planDelta } from '../../api/wire/set.js';
 import type { PodLogOptions } from '../../api/wire/streams.js';
 import { type Channel, LIMITS, NODE_CN_PREFIX, nodeTopic, parseTopic } from '../../api/wire/topics.js';
 import type { Client, Frozen } from '../client.js';
@@ -30,12 +30,13 @@ import { Informers } from '../informer.js';
 import type { Pki } from '../pki/pki.js';
 import { WorkQueue } from '../queue.js';
 import type { NodeStreams } from '../streams.js';
-import type { Bus } from './bus.js';
+import type { Bus, BusAddresses } from './bus.js';
 import { DesiredSets } from './desired.js';
 import { JoinDesk } from './join.js';
 import { KEY_ANNOTATION, type NodeFacts, planNode } from './nodes.js';
 import { applyPodReport } from './reports.js';
 import { NodeStreamTable } from './streams.js';
+import { LINK_CONFIG } from './token.js';
 
 export interface HubLinkOptions {
   client: Client;
@@ -45,7 +46,7 @@ export interface HubLinkOptions {
   log: Log;
   /** Shared with the controllers; the link starts those that it needs, and its own when none are given. */
   informers?: Informers;
-  /** Where agents reach the broker, told to joining ones: `host:port`. */
+  /** Where agents reach an embedded broker: `host:port`, best first. An external one knows its own address. */
   addresses?: () => string[];
   /** Milliseconds after a link broke until the Node says so. Default 10,000: an agent's restart passes unnoticed. */
   graceMs?: number;
@@ -60,6 +61,7 @@ const DELTA_RETRY_MS = 10_000;
 const DELTA_RETRY_MAX_MS = 120_000;
 const QUERY_EVERY_MS = 5_000;
 const LEASE_EVERY_MS = 6 * 3_600_000;
+const ANNOUNCE_RETRY_MS = 2_000;
 const LEASE_MIN_MS = 600_000;
 /** Batches of one node being written at once; further ones are dropped and come again. */
 const MAX_BATCHES = 16;
@@ -134,7 +136,7 @@ export class HubLink implements NodeStreams {
       pki: options.pki,
       clock: options.clock,
       log: options.log,
-      addresses: options.addresses ?? (() => []),
+      addresses: () => this.#addresses(),
       isLinked: (node) => this.isLinked(node),
       keyChanged: (node) => this.#keyChanged(node),
       send: (topic, payload) => void options.bus.publish(topic, payload),
@@ -171,6 +173,37 @@ export class HubLink implements NodeStreams {
         }
       },
     });
+    await this.#announce();
+  }
+
+  #addresses(): BusAddresses {
+    const own = this.#o.addresses?.() ?? [];
+    return this.#o.bus.addresses?.() ?? { node: own, join: own };
+  }
+
+  /** Says in the API where devices join, for `cox token create`. Tried until it is written. */
+  async #announce(): Promise<void> {
+    const data = { join: this.#addresses().join.join(), caHash: this.#o.pki.caHash };
+    const { client } = this.#o;
+    try {
+      const old = await client.get<ConfigMap>(configMaps, LINK_CONFIG).catch((e: unknown) => {
+        if (!isApiError(e, 'NotFound')) throw e;
+        return undefined;
+      });
+      if (!old)
+        await client.create<ConfigMap>(configMaps, {
+          apiVersion: 'v1',
+          kind: 'ConfigMap',
+          metadata: { ...LINK_CONFIG },
+          data,
+        });
+      else if (canonical(old.data) !== canonical(data))
+        await client.patch<ConfigMap>(configMaps, LINK_CONFIG, { data });
+    } catch (e) {
+      if (this.#stopped) return;
+      this.#log.warn({ err: (e as Error).message }, 'cannot say in the API where devices join; trying again');
+      this.#clock.after(ANNOUNCE_RETRY_MS, () => void this.#announce());
+    }
   }
 
   async stop(): Promise<void> {

@@ -88,11 +88,14 @@ export interface Pki {
   issueClientCert(request: ClientCertRequest): Promise<string>;
   /** A server certificate with a new key, for a broker of one's own. */
   issueServerCert(cn: string, hosts: readonly string[]): Promise<KeyPair>;
-  /** The hub's client certificate at an external broker (CN `system:hub`). */
+  /** The hub's client certificate at an external broker (CN {@link HUB_CN}). */
   brokerClient(): Promise<KeyPair>;
   /** Writes a kubeconfig (0600, atomic) for a member of `system:masters`. `server`: e.g. `https://127.0.0.1:6443`. */
   writeAdminKubeconfig(path: string, server: string): Promise<void>;
 }
+
+/** CN of the hub itself at an external broker. */
+export const HUB_CN = 'system:hub';
 
 /** CN and O of a node's certificate, as Kubernetes' node authorizer has them. */
 export const nodeSubject = (name: string) => ({ cn: `system:node:${name}`, o: ['system:nodes'] });
@@ -223,7 +226,7 @@ export async function createPki(dataDir: string, options: PkiOptions = {}): Prom
       return issueLeaf(issuer, { cn, o }, key, validity(ttl));
     },
     issueServerCert: (cn, hosts) => issue(cn, [], [...new Set(hosts)].sort()),
-    brokerClient: () => ensure('broker', 'system:hub', ['system:hub']),
+    brokerClient: () => ensure('broker', HUB_CN, [HUB_CN]),
     async writeAdminKubeconfig(path, serverUrl) {
       const admin = await ensure('admin', 'admin', ['system:masters']);
       writeFileAtomic(path, kubeconfig(serverUrl, caPem, admin), 0o600);
