@@ -1,9 +1,26 @@
+import fc from 'fast-check';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../api/clock.js';
-import { configMaps, namespaces, nodes, pods, runtimeClasses } from '../../api/kinds/index.js';
+import {
+  configMaps,
+  deployments,
+  events,
+  leases,
+  namespaces,
+  nodes,
+  pods,
+  replicaSets,
+  runtimeClasses,
+  secrets,
+  serviceAccounts,
+} from '../../api/kinds/index.js';
 import type { Kind } from '../../api/kinds/kind.js';
 import { silentLog } from '../../api/log.js';
 import { ApiError } from '../../api/meta/errors.js';
+import { deepCopy, setOwn } from '../../api/meta/json.js';
+import type { AnyObject } from '../../api/meta/object.js';
+import { VirtualClock } from '../../api/testing/virtual-clock.js';
+import type { Watcher } from '../client.js';
 import { MemoryStore } from '../store/memory.js';
 import { PATCH_TYPES, type RequestContext } from './api.js';
 import { Registry, stampResourceVersion } from './registry.js';
@@ -87,12 +104,853 @@ describe('create', () => {
   });
 });
 
+const key = (name: string) => ({ namespace: 'default', name });
+const make = (o: object, k: unknown = pods) => registry.create(ctx(), K(k), 'default', o);
+const thaw = (o: unknown) => deepCopy(o) as AnyObject & { spec: Record<string, unknown> };
+
+describe('create, refused', () => {
+  it.each<[object, number, RegExp]>([
+    [
+      { ...pod('A_') },
+      422,
+      /^Pod "A_" is invalid: metadata.name: Invalid value: "A_": a lowercase RFC 1123 subdomain/,
+    ],
+    [{ ...pod(''), metadata: {} }, 422, /metadata.name: Required value: name or generateName is required/],
+    [
+      { ...pod('a'), spec: { containers: [{ name: 'x' }] } },
+      422,
+      /^Pod "a" is invalid: spec.containers\[0\].image: Required value$/,
+    ],
+    [{ ...pod('a'), spec: {} }, 422, /^Pod "a" is invalid: spec.containers: Required value$/],
+    [
+      { ...pod('a'), metadata: { name: 'a', namespace: 'kube-system' } },
+      400,
+      /does not match the namespace sent/,
+    ],
+    [
+      { ...pod('a'), metadata: { name: 'a', resourceVersion: '1' } },
+      400,
+      /resourceVersion should not be set/,
+    ],
+    [{ ...pod('a'), kind: 'Node' }, 400, /^Node in version "v1" cannot be handled as a Pod/],
+    [
+      { ...pod('a'), apiVersion: 'v2' },
+      400,
+      /the API version in the data \(v2\) does not match the expected API version \(v1\)/,
+    ],
+    [
+      { ...pod('a'), spec: { containers: 'x' } },
+      400,
+      /^Pod in version "v1" cannot be handled as a Pod: json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type \[\]v1.Container$/,
+    ],
+    [[], 400, /couldn't get version\/kind/],
+    [
+      { ...pod('a'), spec: { containers: [{ name: 'x', image: 'y' }], runtimeClassName: 'nope' } },
+      403,
+      /^pods "a" is forbidden: pod rejected: RuntimeClass "nope" not found$/,
+    ],
+    [
+      { ...pod('a'), spec: { containers: [{ name: 'x', image: 'y' }], serviceAccountName: 'nope' } },
+      403,
+      /serviceaccount "nope" not found/,
+    ],
+    [
+      { ...pod('a'), spec: { containers: [{ name: 'x', image: 'y' }], priorityClassName: 'nope' } },
+      403,
+      /no PriorityClass with name nope was found/,
+    ],
+  ])('%j', async (body, code, message) => {
+    const e = await failure(() => make(body));
+    expect(e.code).toBe(code);
+    expect(e.message).toMatch(message);
+  });
+
+  it('names each cause', async () => {
+    const e = await failure(() => make({ ...pod('a'), spec: { containers: [{}] } }));
+    expect(e.toStatus()).toMatchObject({
+      reason: 'Invalid',
+      details: {
+        name: 'a',
+        kind: 'Pod',
+        causes: [
+          { reason: 'FieldValueRequired', message: 'Required value', field: 'spec.containers[0].name' },
+          { reason: 'FieldValueRequired', message: 'Required value', field: 'spec.containers[0].image' },
+        ],
+      },
+    });
+  });
+
+  it('an object that is too large', async () => {
+    const data = { a: 'x'.repeat(1_000_000), b: '"'.repeat(10) };
+    await make({ metadata: { name: 'fits' }, data }, configMaps);
+    const annotations = { a: 'x'.repeat(200_000) };
+    const env = Array.from({ length: 40 }, (_, i) => ({ name: `E${i}`, value: 'y'.repeat(40_000) }));
+    const e = await failure(() =>
+      make({ metadata: { name: 'a', annotations }, spec: { containers: [{ name: 'c', image: 'i', env }] } }),
+    );
+    expect(e.toStatus()).toMatchObject({
+      reason: 'RequestEntityTooLarge',
+      message: 'etcdserver: request is too large',
+    });
+  });
+});
+
+describe('unknown fields', () => {
+  const body = () => ({ ...pod('a'), spec: { containers: [{ name: 'c', image: 'i', foo: 1 }], bar: {} } });
+
+  it('are refused when strict', async () => {
+    const e = await failure(() =>
+      registry.create(ctx({ fieldValidation: 'Strict' }), K(pods), 'default', body()),
+    );
+    expect(e.code).toBe(400);
+    expect(e.message).toBe(
+      'Pod in version "v1" cannot be handled as a Pod: strict decoding error: unknown field "spec.containers[0].foo", unknown field "spec.bar"',
+    );
+  });
+
+  it('are warned of by default, and dropped', async () => {
+    const c = ctx();
+    const o = await registry.create(c, K(pods), 'default', body());
+    expect(c.warnings).toEqual(['unknown field "spec.containers[0].foo"', 'unknown field "spec.bar"']);
+    expect(JSON.stringify(o)).not.toMatch(/foo|bar/);
+  });
+
+  it('are dropped without a word when ignored', async () => {
+    const c = ctx({ fieldValidation: 'Ignore' });
+    await registry.create(c, K(pods), 'default', body());
+    expect(c.warnings).toEqual([]);
+  });
+});
+
+describe('dry run', () => {
+  it('checks and answers, and writes nothing', async () => {
+    const there = await make(pod('there'));
+    const before = registry.resourceVersion;
+    const c = ctx({ dryRun: true });
+    expect((await registry.create(c, K(pods), 'default', pod('a'))).metadata?.uid).toBeDefined();
+    expect((await failure(() => registry.create(c, K(pods), 'default', pod('there')))).code).toBe(409);
+    const labels = { metadata: { labels: { a: 'b' } } };
+    const patched = await registry.patch(c, K(pods), key('there'), PATCH_TYPES.merge, labels);
+    expect(patched.metadata).toMatchObject({
+      labels: { a: 'b' },
+      resourceVersion: there.metadata?.resourceVersion,
+    });
+    expect((await registry.delete(c, K(pods), key('there'), {})).removed).toBe(true);
+    expect(registry.resourceVersion).toBe(before);
+  });
+});
+
+describe('update', () => {
+  it('compares and swaps', async () => {
+    const o = await make({ metadata: { name: 'c' }, data: { a: '1' } }, configMaps);
+    await registry.update(ctx(), K(configMaps), key('c'), { ...thaw(o), data: { a: '2' } });
+    const e = await failure(() =>
+      registry.update(ctx(), K(configMaps), key('c'), { ...thaw(o), data: { a: '3' } }),
+    );
+    expect(e.toStatus()).toMatchObject({
+      reason: 'Conflict',
+      code: 409,
+      message:
+        'Operation cannot be fulfilled on configmaps "c": the object has been modified; please apply your changes to the latest version and try again',
+    });
+  });
+
+  it('without a version overwrites; without a change writes nothing', async () => {
+    await make({ metadata: { name: 'c' }, data: { a: '1' } }, configMaps);
+    const b = { metadata: { name: 'c' }, data: { a: '2' } };
+    const second = await registry.update(ctx(), K(configMaps), key('c'), deepCopy(b));
+    const before = registry.resourceVersion;
+    expect(await registry.update(ctx(), K(configMaps), key('c'), deepCopy(b))).toBe(second);
+    expect(registry.resourceVersion).toBe(before);
+  });
+
+  it('keeps what is not the caller’s: uid, creation, status', async () => {
+    const o = await make(pod('a'));
+    await registry.update(ctx(), K(pods), key('a'), { ...thaw(o), status: { phase: 'Running' } }, 'status');
+    const body = thaw(registry.get(ctx(), K(pods), key('a')));
+    body.metadata = { ...body.metadata, creationTimestamp: '2000-01-01T00:00:00Z', labels: { a: 'b' } };
+    body['status'] = { phase: 'Failed' };
+    const next = await registry.update(ctx(), K(pods), key('a'), body);
+    expect(next.metadata).toMatchObject({ creationTimestamp: o.metadata?.creationTimestamp, generation: 1 });
+    expect(next['status']).toEqual({ phase: 'Running' });
+  });
+
+  it('of the status touches nothing else', async () => {
+    const o = thaw(await make(pod('a')));
+    o.spec['nodeName'] = 'x';
+    o.metadata!.labels = { a: 'b' };
+    o['status'] = { phase: 'Running' };
+    const next = await registry.update(ctx(), K(pods), key('a'), o, 'status');
+    expect(next.metadata?.labels).toBeUndefined();
+    expect((next['spec'] as { nodeName?: string }).nodeName).toBeUndefined();
+    expect(next['status']).toEqual({ phase: 'Running' });
+  });
+
+  it('refuses another uid and another name', async () => {
+    const o = await make(pod('a'));
+    const uid = { ...thaw(o), metadata: { name: 'a', uid: 'other' } };
+    expect((await failure(() => registry.update(ctx(), K(pods), key('a'), uid))).message).toMatch(
+      /^Operation cannot be fulfilled on pods "a": Precondition failed: UID in precondition: other/,
+    );
+    expect((await failure(() => registry.update(ctx(), K(pods), key('a'), pod('b')))).message).toBe(
+      'the name of the object (b) does not match the name on the URL (a)',
+    );
+    expect((await failure(() => registry.update(ctx(), K(pods), key('b'), pod('b')))).code).toBe(404);
+  });
+
+  it('counts generations by the spec alone', async () => {
+    const spec = {
+      selector: { matchLabels: { a: 'b' } },
+      template: { metadata: { labels: { a: 'b' } }, spec: { containers: [{ name: 'c', image: 'i' }] } },
+    };
+    const d = await make({ metadata: { name: 'd' }, spec }, deployments);
+    expect(d.metadata?.generation).toBe(1);
+    const labelled = { ...thaw(d), metadata: { name: 'd', labels: { x: 'y' } } };
+    expect((await registry.update(ctx(), K(deployments), key('d'), labelled)).metadata?.generation).toBe(1);
+    const scaled = await registry.patch(
+      ctx(),
+      K(deployments),
+      key('d'),
+      PATCH_TYPES.merge,
+      { spec: { replicas: 3 } },
+      'scale',
+    );
+    expect(scaled).toMatchObject({
+      kind: 'Scale',
+      apiVersion: 'autoscaling/v1',
+      spec: { replicas: 3 },
+      status: { replicas: 0, selector: 'a=b' },
+    });
+    const now = registry.get(ctx(), K(deployments), key('d'));
+    expect(now.metadata?.generation).toBe(2);
+    const negative = { metadata: { name: 'd' }, spec: { replicas: -1 } };
+    const e = await failure(() => registry.update(ctx(), K(deployments), key('d'), negative, 'scale'));
+    expect(e.message).toBe(
+      'Scale.autoscaling "d" is invalid: spec.replicas: Invalid value: -1: must be greater than or equal to 0',
+    );
+  });
+
+  it('many at once without a version all come through', async () => {
+    await make({ metadata: { name: 'c' } }, configMaps);
+    await Promise.all(
+      Array.from({ length: 50 }, (_, i) =>
+        registry.patch(ctx(), K(configMaps), key('c'), PATCH_TYPES.merge, { data: { [`k${i}`]: 'v' } }),
+      ),
+    );
+    const o = registry.get(ctx(), K(configMaps), key('c'));
+    expect(Object.keys(o['data'] as object)).toHaveLength(50);
+  });
+});
+
 describe('patch', () => {
   it('answers 415 to what it does not speak', async () => {
-    await registry.create(ctx(), K(configMaps), 'default', { metadata: { name: 'c' } });
-    const key = { namespace: 'default', name: 'c' };
-    const e = await failure(() => registry.patch(ctx(), K(configMaps), key, PATCH_TYPES.apply, {}));
+    await make({ metadata: { name: 'c' } }, configMaps);
+    const e = await failure(() => registry.patch(ctx(), K(configMaps), key('c'), PATCH_TYPES.apply, {}));
     expect(e.code).toBe(415);
+    expect(e.message).toMatch(
+      /^the body of the request was in an unknown format - accepted media types include: /,
+    );
+  });
+
+  it('with a stale version conflicts', async () => {
+    await make({ metadata: { name: 'c' } }, configMaps);
+    const patch = { metadata: { resourceVersion: '1', labels: { a: 'b' } } };
+    const e = await failure(() => registry.patch(ctx(), K(configMaps), key('c'), PATCH_TYPES.merge, patch));
+    expect(e.reason).toBe('Conflict');
+  });
+
+  it('cannot rename, move or change the kind', async () => {
+    await make({ metadata: { name: 'c' } }, configMaps);
+    const patch = (p: object) =>
+      failure(() => registry.patch(ctx(), K(configMaps), key('c'), PATCH_TYPES.merge, p));
+    expect((await patch({ metadata: { name: 'd' } })).code).toBe(422);
+    expect((await patch({ metadata: { namespace: 'kube-system' } })).code).toBe(400);
+    expect((await patch({ kind: 'Secret' })).code).toBe(400);
+    expect((await patch({ apiVersion: 'v2' })).code).toBe(400);
+  });
+});
+
+describe('delete', () => {
+  const bound = async (name: string, over: object = {}) => {
+    const o = await make({ ...pod(name), ...over });
+    await registry.bind(ctx(), key(name), {
+      metadata: { name, uid: o.metadata?.uid },
+      target: { kind: 'Node', name: 'n1' },
+    });
+    return registry.get(ctx(), K(pods), key(name));
+  };
+  const del = (name: string, options: object = {}) => registry.delete(ctx(), K(pods), key(name), options);
+
+  it('removes a pod on no node at once', async () => {
+    await make(pod('a'));
+    expect(await del('a')).toMatchObject({ removed: true, object: { metadata: { name: 'a' } } });
+    expect((await failure(() => del('a'))).code).toBe(404);
+  });
+
+  it('gives a bound pod its grace period, which may only become shorter', async () => {
+    await bound('a');
+    const first = await del('a');
+    expect(first.removed).toBe(false);
+    expect(first.object.metadata).toMatchObject({ deletionGracePeriodSeconds: 30, generation: 2 });
+    const end = Date.parse(first.object.metadata!.deletionTimestamp!);
+    expect((await del('a', { gracePeriodSeconds: 60 })).object).toBe(first.object);
+    const second = await del('a', { gracePeriodSeconds: 5 });
+    expect(second.object.metadata?.deletionGracePeriodSeconds).toBe(5);
+    expect(Date.parse(second.object.metadata!.deletionTimestamp!)).toBe(end - 25_000);
+    expect((await del('a', { gracePeriodSeconds: 0 })).removed).toBe(true);
+  });
+
+  it('checks preconditions', async () => {
+    await make(pod('a'));
+    const uid = await failure(() => del('a', { uid: 'other' }));
+    expect(uid.message).toMatch(/the UID in the precondition \(other\) does not match the UID in record/);
+    const rv = await failure(() => del('a', { resourceVersion: '1' }));
+    expect(rv.reason).toBe('Conflict');
+  });
+
+  it('waits for finalizers and takes no new ones', async () => {
+    await make({ metadata: { name: 'c', finalizers: ['x.io/a', 'x.io/b'] } }, configMaps);
+    const d = await registry.delete(ctx(), K(configMaps), key('c'), {});
+    expect(d.removed).toBe(false);
+    expect(d.object.metadata?.deletionTimestamp).toBeDefined();
+    const set = (finalizers: string[] | null) =>
+      registry.patch(ctx(), K(configMaps), key('c'), PATCH_TYPES.merge, { metadata: { finalizers } });
+    expect((await failure(() => set(['x.io/a', 'x.io/b', 'x.io/c']))).message).toMatch(
+      /no new finalizers can be added if the object is being deleted, found new finalizers \[\]string\{"x.io\/c"\}/,
+    );
+    await set(['x.io/b']);
+    await set(null);
+    expect((await failure(() => registry.get(ctx(), K(configMaps), key('c')))).code).toBe(404);
+  });
+
+  it('puts the finalizers of the propagation policy', async () => {
+    await make({ metadata: { name: 'c' } }, configMaps);
+    const d = await registry.delete(ctx(), K(configMaps), key('c'), { propagationPolicy: 'Foreground' });
+    expect(d.object.metadata?.finalizers).toEqual(['foregroundDeletion']);
+    const o = await registry.delete(ctx(), K(configMaps), key('c'), { propagationPolicy: 'Orphan' });
+    expect(o.object.metadata?.finalizers).toEqual(['orphan']);
+    const b = await registry.delete(ctx(), K(configMaps), key('c'), { propagationPolicy: 'Background' });
+    expect(b.removed).toBe(true);
+  });
+
+  it('deletes what a selector matches', async () => {
+    for (const app of ['a', 'b', 'a'])
+      await make({ metadata: { generateName: 'c-', labels: { app } } }, configMaps);
+    const query = { namespace: 'default', labelSelector: 'app=a' };
+    const gone = await registry.deleteCollection(ctx(), K(configMaps), query, {});
+    expect(gone.items).toHaveLength(2);
+    expect(registry.list(ctx(), K(configMaps), { namespace: 'default' }).items).toHaveLength(1);
+  });
+
+  it('reads options from body and query', () => {
+    const { deleteOptions: read } = registry;
+    const options = (body: unknown, query = {}) => read.call(registry, body, query);
+    expect(options(undefined, { gracePeriodSeconds: '5', propagationPolicy: 'Orphan' })).toEqual({
+      gracePeriodSeconds: 5,
+      propagationPolicy: 'Orphan',
+    });
+    expect(
+      options({
+        kind: 'DeleteOptions',
+        apiVersion: 'v1',
+        gracePeriodSeconds: 0,
+        preconditions: { uid: 'u' },
+      }),
+    ).toEqual({ gracePeriodSeconds: 0, uid: 'u' });
+    expect(options({ orphanDependents: false })).toEqual({ propagationPolicy: 'Background' });
+    for (const bad of [
+      'x',
+      [],
+      { gracePeriodSeconds: 'x' },
+      { propagationPolicy: 'x' },
+      { preconditions: 1 },
+    ])
+      expect(() => options(bad)).toThrow(ApiError);
+    expect(() => options({}, { gracePeriodSeconds: '1.5' })).toThrow(ApiError);
+  });
+});
+
+describe('namespaces', () => {
+  it('terminate: nothing new comes in, and the last finalizer takes them away', async () => {
+    const ns = { metadata: { name: 'x' } };
+    const made = await registry.create(ctx(), K(namespaces), undefined, ns);
+    expect(made.metadata?.labels).toEqual({ 'kubernetes.io/metadata.name': 'x' });
+    const keep = { spec: { finalizers: null } };
+    const kept = await registry.patch(ctx(), K(namespaces), { name: 'x' }, PATCH_TYPES.merge, keep);
+    expect(kept['spec']).toEqual({ finalizers: ['kubernetes'] });
+    const { object, removed } = await registry.delete(ctx(), K(namespaces), { name: 'x' }, {});
+    expect(removed).toBe(false);
+    expect(object['status']).toEqual({ phase: 'Terminating' });
+    const e = await failure(() => registry.create(ctx(), K(configMaps), 'x', { metadata: { name: 'c' } }));
+    expect(e.toStatus()).toMatchObject({
+      reason: 'Forbidden',
+      message:
+        'configmaps "c" is forbidden: unable to create new content in namespace x because it is being terminated',
+      details: { causes: [{ reason: 'NamespaceTerminating' }] },
+    });
+    await registry.client().patch(namespaces, { name: 'x' }, { spec: { finalizers: [] } }, 'finalize');
+    expect((await failure(() => registry.get(ctx(), K(namespaces), { name: 'x' }))).code).toBe(404);
+  });
+
+  it('of the system stay', async () => {
+    const e = await failure(() => registry.delete(ctx(), K(namespaces), { name: 'default' }, {}));
+    expect(e.message).toBe('namespaces "default" is forbidden: this namespace may not be deleted');
+  });
+});
+
+describe('binding', () => {
+  it('happens once, to the pod that was meant', async () => {
+    const o = await make(pod('a'));
+    const bind = (uid: string | undefined, name: string) =>
+      registry.bind(ctx(), key('a'), { metadata: { name: 'a', uid }, target: { name } });
+    expect((await failure(() => bind('other', 'n1'))).message).toMatch(/UID in precondition: other/);
+    await bind(o.metadata?.uid, 'n1');
+    const b = registry.get(ctx(), K(pods), key('a'));
+    expect(b).toMatchObject({
+      spec: { nodeName: 'n1' },
+      status: { phase: 'Pending', conditions: [{ type: 'PodScheduled', status: 'True' }] },
+    });
+    expect((await failure(() => bind(o.metadata?.uid, 'n2'))).message).toBe(
+      'Operation cannot be fulfilled on pods/binding "a": pod a is already assigned to node "n1"',
+    );
+    expect((await failure(() => registry.bind(ctx(), key('a'), {}))).code).toBe(422);
+    expect((await failure(() => registry.bind(ctx(), key('a'), 'x'))).code).toBe(400);
+  });
+});
+
+describe('list', () => {
+  beforeEach(async () => {
+    for (let i = 0; i < 7; i++)
+      await make({ metadata: { name: `c${i}`, labels: { odd: String(i % 2 === 1) } } }, configMaps);
+  });
+  const names = (r: { items: readonly { readonly metadata?: { readonly name?: string } }[] }) =>
+    r.items.map((o) => o.metadata?.name).join(' ');
+
+  it('selects by labels and fields', () => {
+    const list = (q: object) => names(registry.list(ctx(), K(configMaps), { namespace: 'default', ...q }));
+    expect(list({ labelSelector: 'odd=true' })).toBe('c1 c3 c5');
+    expect(list({ fieldSelector: 'metadata.name=c2' })).toBe('c2');
+    expect(
+      list({
+        fieldSelector: 'metadata.name!=c2,metadata.namespace=default',
+        labelSelector: 'odd in (false)',
+      }),
+    ).toBe('c0 c4 c6');
+    expect(() => list({ fieldSelector: 'spec.x=y' })).toThrow('field label not supported: spec.x');
+    expect(() => list({ labelSelector: 'a in (' })).toThrow(ApiError);
+  });
+
+  it('goes on in chunks from one snapshot, whatever happens meanwhile', async () => {
+    const q = { namespace: 'default', limit: 3 };
+    const first = registry.list(ctx(), K(configMaps), q);
+    expect(names(first)).toBe('c0 c1 c2');
+    expect(first.remainingItemCount).toBe(4);
+    await registry.delete(ctx(), K(configMaps), key('c4'), {});
+    await make({ metadata: { name: 'c31' } }, configMaps);
+    const second = registry.list(ctx(), K(configMaps), { ...q, continue: first.continue });
+    expect(names(second)).toBe('c3 c4 c5');
+    const third = registry.list(ctx(), K(configMaps), { ...q, continue: second.continue });
+    expect(names(third)).toBe('c6');
+    expect(third.continue).toBeUndefined();
+    expect(third.resourceVersion).toBe(first.resourceVersion);
+  });
+
+  it('answers 410 with a way on when the snapshot is gone', async () => {
+    const q = { namespace: 'default', limit: 3 };
+    const first = registry.list(ctx(), K(configMaps), q);
+    await make({ metadata: { name: 'c31' } }, configMaps);
+    const other = new Registry({ store, clock: systemClock, log: silentLog });
+    const e = await failure(() => other.list(ctx(), K(configMaps), { ...q, continue: first.continue }));
+    expect(e.code).toBe(410);
+    const token = (e.toStatus().metadata as { continue: string }).continue;
+    expect(names(other.list(ctx(), K(configMaps), { ...q, continue: token }))).toBe('c3 c31 c4');
+  });
+
+  it.each([
+    { limit: -1 },
+    { limit: 1.5 },
+    { continue: 'x' },
+    { continue: Buffer.from('{"prefix":"/core/secrets/","rv":1,"after":"x"}').toString('base64url') },
+    { resourceVersion: 'x' },
+    { resourceVersionMatch: 'Exact' },
+    { resourceVersion: '999999' },
+    { resourceVersion: '1', resourceVersionMatch: 'Exact' },
+  ])('refuses %j', async (q) => {
+    const e = await failure(() => registry.list(ctx(), K(configMaps), q as object));
+    expect(e.code).toBeLessThan(505);
+    expect(e.code).not.toBe(500);
+  });
+});
+
+describe('watch', () => {
+  const take = async (w: Watcher<unknown>, n: number) => {
+    const seen: string[] = [];
+    for await (const e of w) {
+      const o = e.object as AnyObject;
+      seen.push(`${e.type} ${o.metadata?.name ?? ''}`.trim());
+      if (seen.length === n) break;
+    }
+    return seen;
+  };
+  const label = (name: string, app: string) =>
+    registry.patch(ctx(), K(configMaps), key(name), PATCH_TYPES.merge, { metadata: { labels: { app } } });
+
+  it('translates what enters and leaves the selector', async () => {
+    await make({ metadata: { name: 'a', labels: { app: 'x' } } }, configMaps);
+    await make({ metadata: { name: 'b', labels: { app: 'y' } } }, configMaps);
+    const w = registry.watch(ctx(), K(configMaps), { labelSelector: 'app=x' });
+    await label('b', 'x');
+    await label('a', 'y');
+    await label('a', 'z');
+    await registry.delete(ctx(), K(configMaps), key('b'), {});
+    expect(await take(w, 4)).toEqual(['ADDED a', 'ADDED b', 'DELETED a', 'DELETED b']);
+  });
+
+  it('tells a deletion with the revision of the deletion', async () => {
+    await make({ metadata: { name: 'a' } }, configMaps);
+    const w = registry.watch(ctx(), K(configMaps), { resourceVersion: registry.resourceVersion });
+    await registry.delete(ctx(), K(configMaps), key('a'), {});
+    const it = w[Symbol.asyncIterator]();
+    const { value } = await it.next();
+    expect(value.object.metadata.resourceVersion).toBe(registry.resourceVersion);
+    w.close();
+    expect((await it.next()).done).toBe(true);
+  });
+
+  it('goes on from a version, and marks the end of what was there', async () => {
+    await make({ metadata: { name: 'a' } }, configMaps);
+    const from = registry.resourceVersion;
+    await make({ metadata: { name: 'b' } }, configMaps);
+    const w = registry.watch(ctx(), K(configMaps), { resourceVersion: from });
+    expect(await take(w, 1)).toEqual(['ADDED b']);
+    const s = registry.watch(ctx(), K(configMaps), { sendInitialEvents: true, allowWatchBookmarks: true });
+    expect(await take(s, 3)).toEqual(['ADDED a', 'ADDED b', 'BOOKMARK']);
+  });
+
+  it('sends bookmarks when asked, between events and without losing one', async () => {
+    const clock = new VirtualClock();
+    const r = new Registry({ store, clock, log: silentLog });
+    const w = r.watch(ctx(), K(configMaps), {
+      resourceVersion: r.resourceVersion,
+      allowWatchBookmarks: true,
+    });
+    const it = w[Symbol.asyncIterator]();
+    const first = it.next();
+    await clock.advance(61_000);
+    expect((await first).value).toMatchObject({
+      type: 'BOOKMARK',
+      object: { kind: 'ConfigMap', apiVersion: 'v1', metadata: { resourceVersion: r.resourceVersion } },
+    });
+    await make({ metadata: { name: 'a' } }, configMaps);
+    expect((await it.next()).value).toMatchObject({ type: 'ADDED' });
+    w.close();
+  });
+
+  it('refuses versions that are gone, that never were and that are none', async () => {
+    const small = new MemoryStore({ stamp: stampResourceVersion, historyEvents: 2 });
+    await small.open();
+    const r = new Registry({ store: small, clock: systemClock, log: silentLog });
+    await r.bootstrap();
+    const w = r.watch(ctx(), K(namespaces), { resourceVersion: '1' });
+    const e = await failure(() => w[Symbol.asyncIterator]().next());
+    expect(e.code).toBe(410);
+    expect((await failure(() => r.watch(ctx(), K(pods), { resourceVersion: '999' }))).code).toBe(504);
+    expect((await failure(() => r.watch(ctx(), K(pods), { resourceVersion: 'x' }))).code).toBe(400);
+  });
+
+  it('with a list equals the store, under any sequence of writes and for any selector', async () => {
+    const name = fc.constantFrom('a', 'b', 'c');
+    const app = fc.constantFrom('x', 'y', 'z');
+    const write = fc.oneof(
+      fc.record({ op: fc.constantFrom('put' as const), name, app }),
+      fc.record({ op: fc.constantFrom('delete' as const), name, app }),
+    );
+    const selector = fc.constantFrom('app=x', 'app in (x,y)', 'app!=z', '!app', 'app');
+    await fc.assert(
+      fc.asyncProperty(fc.array(write, { maxLength: 20 }), fc.nat(20), selector, async (writes, at, text) => {
+        const s = new MemoryStore({ stamp: stampResourceVersion });
+        await s.open();
+        const r = new Registry({ store: s, clock: systemClock, log: silentLog });
+        await r.bootstrap();
+        const run = async (w: { op: 'put' | 'delete'; name: string; app: string }) => {
+          const o = { metadata: { name: w.name, labels: { app: w.app } } };
+          try {
+            if (w.op === 'delete') await r.delete(ctx(), K(configMaps), key(w.name), {});
+            else await r.create(ctx(), K(configMaps), 'default', deepCopy(o));
+          } catch (e) {
+            if (!(e instanceof ApiError)) throw e;
+            if (w.op === 'put') await r.update(ctx(), K(configMaps), key(w.name), o);
+          }
+        };
+        for (const w of writes.slice(0, at)) await run(w);
+        const query = { namespace: 'default', labelSelector: text };
+        const listed = r.list(ctx(), K(configMaps), query);
+        const watch = r.watch(ctx(), K(configMaps), { ...query, resourceVersion: listed.resourceVersion });
+        for (const w of writes.slice(at)) await run(w);
+        await r.create(ctx(), K(configMaps), 'default', { metadata: { name: 'end', labels: { app: 'x' } } });
+        const want = r.list(ctx(), K(configMaps), query).items;
+        const seen = new Map(listed.items.map((o) => [o.metadata?.name, o]));
+        const ends = want.some((o) => o.metadata?.name === 'end');
+        let last = Number(listed.resourceVersion);
+        const apply = async () => {
+          for await (const e of watch) {
+            const o = e.object as AnyObject;
+            const revision = Number(o.metadata?.resourceVersion);
+            expect(revision).toBeGreaterThan(last);
+            last = revision;
+            expect(e.type === 'ADDED').toBe(!seen.has(o.metadata?.name));
+            if (e.type === 'DELETED') seen.delete(o.metadata?.name);
+            else seen.set(o.metadata?.name, o);
+            if (o.metadata?.name === 'end') break;
+          }
+        };
+        if (ends) await apply();
+        else {
+          const done = apply();
+          await new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
+          watch.close();
+          await done;
+        }
+        expect([...seen.values()].sort((a, b) => (a.metadata!.name! < b.metadata!.name! ? -1 : 1))).toEqual([
+          ...want,
+        ]);
+      }),
+      { numRuns: 60 },
+    );
+  });
+});
+
+describe('a store that does not stamp', () => {
+  it('serves the same objects', async () => {
+    const plain = new MemoryStore();
+    await plain.open();
+    const r = new Registry({ store: plain, clock: systemClock, log: silentLog });
+    await r.bootstrap();
+    const o = await r.create(ctx(), K(configMaps), 'default', { metadata: { name: 'c' }, data: { a: 'b' } });
+    expect(o.metadata?.resourceVersion).toBe(r.resourceVersion);
+    expect(r.get(ctx(), K(configMaps), key('c'))).toBe(o);
+  });
+});
+
+describe('whatever is thrown at it', () => {
+  const json = fc.jsonValue({ maxDepth: 3 });
+  /** Replaces, adds or removes something somewhere in a valid object. */
+  const spoil = (o: unknown, path: number[], value: unknown): unknown => {
+    if (typeof o !== 'object' || o === null || path.length === 0) return value;
+    const copy = (Array.isArray(o) ? [...o] : { ...o }) as Record<string, unknown>;
+    const keys = Object.keys(copy);
+    const [at, ...rest] = path;
+    const k = keys[at! % (keys.length + 1)] ?? (at! % 2 ? '__proto__' : 'constructor');
+    setOwn(copy, k, spoil(Object.hasOwn(copy, k) ? copy[k] : undefined, rest, value));
+    return copy;
+  };
+  const rich = {
+    ...pod('rich'),
+    metadata: {
+      name: 'rich',
+      labels: { a: 'b' },
+      annotations: { a: 'b' },
+      finalizers: ['x.io/y'],
+      ownerReferences: [{ apiVersion: 'v1', kind: 'Pod', name: 'x', uid: 'u' }],
+    },
+    spec: {
+      containers: [
+        {
+          name: 'c',
+          image: 'i',
+          command: ['x'],
+          ports: [{ containerPort: 80, name: 'http', protocol: 'TCP' }],
+          env: [{ name: 'A', valueFrom: { fieldRef: { fieldPath: 'metadata.name' } } }],
+          envFrom: [{ configMapRef: { name: 'c' } }],
+          resources: { limits: { cpu: '1', memory: '1Gi' }, requests: { cpu: 0.5 } },
+          volumeMounts: [{ name: 'v', mountPath: '/x' }],
+          livenessProbe: { httpGet: { path: '/', port: 'http' } },
+          lifecycle: { preStop: { exec: { command: ['x'] } } },
+          securityContext: { runAsUser: 1 },
+        },
+      ],
+      initContainers: [{ name: 'i', image: 'i', restartPolicy: 'Always' }],
+      volumes: [
+        {
+          name: 'v',
+          projected: {
+            sources: [{ downwardAPI: { items: [{ path: 'x', fieldRef: { fieldPath: 'metadata.name' } }] } }],
+          },
+        },
+        { name: 'w', hostPath: { path: '/x' } },
+      ],
+      tolerations: [{ key: 'k', operator: 'Exists' }],
+      affinity: {
+        nodeAffinity: {
+          requiredDuringSchedulingIgnoredDuringExecution: {
+            nodeSelectorTerms: [{ matchExpressions: [{ key: 'k', operator: 'In', values: ['v'] }] }],
+          },
+        },
+        podAffinity: {
+          preferredDuringSchedulingIgnoredDuringExecution: [
+            { weight: 1, podAffinityTerm: { topologyKey: 'x' } },
+          ],
+        },
+      },
+      topologySpreadConstraints: [{ maxSkew: 1, topologyKey: 'x', whenUnsatisfiable: 'DoNotSchedule' }],
+      nodeSelector: { a: 'b' },
+      runtimeClassName: 'wasm',
+    },
+    status: {
+      phase: 'Running',
+      conditions: [{ type: 'Ready', status: 'True' }],
+      containerStatuses: [
+        { name: 'c', state: { running: { startedAt: '2020-01-01T00:00:00Z' } }, restartCount: 1 },
+      ],
+      initContainerStatuses: [{ name: 'i', state: { terminated: { exitCode: 1 } } }],
+    },
+  };
+  const template = { metadata: { labels: { a: 'b' } }, spec: rich.spec };
+  const samples: [unknown, object][] = [
+    [pods, rich],
+    [
+      deployments,
+      {
+        metadata: { name: 'd' },
+        spec: {
+          selector: { matchLabels: { a: 'b' } },
+          template,
+          strategy: { rollingUpdate: { maxSurge: '25%' } },
+        },
+      },
+    ],
+    [
+      replicaSets,
+      {
+        metadata: { name: 'd' },
+        spec: { selector: { matchExpressions: [{ key: 'a', operator: 'Exists' }] }, template },
+      },
+    ],
+    [
+      nodes,
+      {
+        metadata: { name: 'n', labels: { 'node-role.kubernetes.io/x': '' } },
+        spec: { taints: [{ key: 'k', effect: 'NoSchedule' }] },
+        status: {
+          addresses: [{ type: 'InternalIP', address: '::1' }],
+          conditions: [{ type: 'Ready', status: 'True' }],
+          nodeInfo: {},
+          capacity: { cpu: 1 },
+        },
+      },
+    ],
+    [
+      namespaces,
+      { metadata: { name: 'n' }, spec: { finalizers: ['kubernetes'] }, status: { phase: 'Active' } },
+    ],
+    [configMaps, { metadata: { name: 'c' }, data: { a: 'b' }, binaryData: { c: 'AAAA' }, immutable: false }],
+    [
+      secrets,
+      {
+        metadata: { name: 's' },
+        type: 'kubernetes.io/dockerconfigjson',
+        data: { '.dockerconfigjson': 'e30=' },
+        stringData: { a: 'b' },
+      },
+    ],
+    [serviceAccounts, { metadata: { name: 's' }, secrets: [{ name: 'x' }] }],
+    [
+      events,
+      {
+        metadata: { name: 'e' },
+        involvedObject: { kind: 'Pod', namespace: 'default', name: 'p' },
+        source: { component: 'c' },
+        lastTimestamp: '2020-01-01T00:00:00Z',
+        eventTime: '2020-01-01T00:00:00.000000Z',
+        series: { count: 1 },
+      },
+    ],
+    [
+      leases,
+      { metadata: { name: 'l' }, spec: { holderIdentity: 'x', renewTime: '2020-01-01T00:00:00.000000Z' } },
+    ],
+    [
+      runtimeClasses,
+      {
+        metadata: { name: 'r' },
+        handler: 'h',
+        overhead: { podFixed: { cpu: '1m' } },
+        scheduling: { tolerations: [{ key: 'x' }] },
+      },
+    ],
+  ];
+
+  it('accepts the samples as they are', async () => {
+    for (const [k, o] of samples) {
+      const kind = K(k);
+      await registry.create(
+        ctx({ fieldValidation: 'Strict' }),
+        kind,
+        kind.namespaced ? 'default' : undefined,
+        deepCopy(o),
+      );
+    }
+  });
+
+  it('answers with an ApiError below 500, and what it accepts can be shown', async () => {
+    const index = fc.nat(12);
+    await fc.assert(
+      fc.asyncProperty(
+        fc.constantFrom(...samples),
+        fc.array(fc.tuple(fc.array(index, { maxLength: 9 }), json), { minLength: 1, maxLength: 3 }),
+        fc.constantFrom('create', 'update', 'status', 'scale', 'json', 'merge', 'strategic', 'bind', 'evict'),
+        async ([k, sample], spoilers, verb) => {
+          const kind = K(k);
+          const namespace = kind.namespaced ? 'default' : undefined;
+          let body: unknown = deepCopy(sample);
+          for (const [path, value] of spoilers) body = spoil(body, path, value);
+          // Through JSON, as a body comes.
+          body = JSON.parse(JSON.stringify(body));
+          const target = await registry.create(ctx(), kind, namespace, {
+            ...deepCopy(sample),
+            metadata: { generateName: 't-' },
+          });
+          const at = { namespace, name: target.metadata!.name! };
+          const rename = (b: unknown) => {
+            const m = (b as AnyObject | null)?.metadata;
+            if (m && typeof m === 'object' && m.name === (sample as AnyObject).metadata?.name)
+              m.name = at.name;
+            return b;
+          };
+          const patch = (type: string) => registry.patch(ctx(), kind, at, type, rename(body));
+          const verbs: Record<string, () => Promise<unknown>> = {
+            create: () => registry.create(ctx(), kind, namespace, body),
+            update: () => registry.update(ctx(), kind, at, rename(body)),
+            status: () => registry.update(ctx(), kind, at, rename(body), 'status'),
+            scale: () => registry.update(ctx(), kind, at, rename(body), 'scale'),
+            json: () =>
+              registry.patch(ctx(), kind, at, PATCH_TYPES.json, [{ op: 'add', path: '/spec', value: body }]),
+            merge: () => patch(PATCH_TYPES.merge),
+            strategic: () => patch(PATCH_TYPES.strategic),
+            bind: () => registry.bind(ctx(), { namespace: 'default', name: at.name }, body),
+            evict: () => registry.evict(ctx(), { namespace: 'default', name: at.name }, body),
+          };
+          try {
+            await verbs[verb]!();
+          } catch (e) {
+            if (!(e instanceof ApiError)) throw e;
+            expect(e.code, e.message).toBeLessThan(500);
+            expect(e.toStatus()).toMatchObject({ kind: 'Status', status: 'Failure' });
+          }
+          for (const o of registry.list(ctx(), kind, { namespace }).items) {
+            for (const c of kind.columns) c.value(o as AnyObject, 0);
+            for (const f of Object.values(kind.selectable)) expect(typeof f(o as AnyObject)).toBe('string');
+            expect(JSON.parse(JSON.stringify(o))).toEqual(o);
+          }
+          await registry
+            .deleteCollection(ctx(), kind, { namespace }, { gracePeriodSeconds: 0 })
+            .catch(() => {});
+          await registry.bootstrap();
+        },
+      ),
+      { numRuns: 1500 },
+    );
+    expect(({} as Record<string, unknown>)['polluted']).toBeUndefined();
   });
 });
 
