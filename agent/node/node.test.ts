@@ -6,7 +6,7 @@ import { VirtualClock } from '../../api/testing/virtual-clock.js';
 import type { NodeReport } from '../../api/wire/desired.js';
 import { FakeShim } from '../../shims/fake/fake.js';
 import { type MachineFacts, machineFacts } from './facts.js';
-import { labelValue, NodeAgent, type NodeAgentOptions } from './node.js';
+import { labelValue, NodeReporter, type NodeReporterOptions, parseReserve } from './node.js';
 import { broken, parseThresholds, type Readings } from './pressure.js';
 import { systemReadings } from './readings.js';
 
@@ -24,13 +24,13 @@ const FACTS: MachineFacts = {
   memoryBytes: 4 * GiB,
 };
 
-async function nodeWith(options: Partial<NodeAgentOptions> = {}) {
+async function nodeWith(options: Partial<NodeReporterOptions> = {}) {
   const clock = new VirtualClock();
   const reports: NodeReport[] = [];
   const readings: Readings = { memory: { available: 2 * GiB, total: 4 * GiB } };
   const shim = new FakeShim({ clock });
   await shim.start();
-  const agent = new NodeAgent({
+  const agent = new NodeReporter({
     nodeName: 'pi1',
     shims: new Map([['fake', shim]]),
     defaultHandler: 'fake',
@@ -53,7 +53,7 @@ const condition = (r: NodeReport | undefined, type: string) => r?.conditions.fin
 describe('node report', () => {
   it('tells what the machine is, and what is left for pods', async () => {
     const { reports } = await nodeWith({
-      systemReserved: { cpu: '250m', memory: '256Mi' },
+      systemReserved: 'cpu=250m,memory=256Mi',
       labels: { site: 'roof' },
     });
     expect(reports).toHaveLength(1);
@@ -96,7 +96,7 @@ describe('node report', () => {
   it('shows pressure at once and its end after the transition period', async () => {
     const signals: string[][] = [];
     const { clock, reports, readings } = await nodeWith({
-      transitionMs: 60_000,
+      pressureTransitionSeconds: 60,
       onPressure: (s) => signals.push(s),
     });
     readings.memory!.available = 50 * 2 ** 20;
@@ -141,6 +141,11 @@ describe('eviction thresholds', () => {
     ])
       expect(() => parseThresholds(bad), bad).toThrow(bad);
     expect(() => parseThresholds('pid.available<1,pid.available<2')).toThrow('duplicate');
+  });
+
+  it('and so does the reserve', () => {
+    expect(parseReserve('cpu=50m,memory=128Mi')).toEqual({ cpu: '50m', memory: '128Mi' });
+    for (const bad of ['gpu=1', 'cpu', 'memory=lots', 'cpu=-1']) expect(() => parseReserve(bad)).toThrow(bad);
   });
 
   it('a percentage is of the whole; what cannot be read breaks nothing', () => {

@@ -2,7 +2,7 @@
 import type { NodeCondition } from 'kubernetes-types/core/v1.js';
 import { type Clock, rfc3339 } from '../../api/clock.js';
 import type { Log } from '../../api/log.js';
-import { milliQuantity, quantity } from '../../api/meta/quantity.js';
+import { isQuantity, milliQuantity, quantity } from '../../api/meta/quantity.js';
 import type { NodeReport } from '../../api/wire/desired.js';
 import type { Shim, ShimHealth } from '../../shims/shim.js';
 import type { Reporter } from '../ports.js';
@@ -19,7 +19,20 @@ import {
 } from './pressure.js';
 import { systemReadings } from './readings.js';
 
-export interface NodeAgentOptions {
+/** What the user may set; the flags of `cox agent`. */
+export interface NodeSettings {
+  labels?: Record<string, string>;
+  /** The kubelet's --max-pods; default 110. */
+  maxPods?: number;
+  /** What is kept for the system, as a list: `cpu=100m,memory=256Mi,ephemeral-storage=1Gi`. */
+  systemReserved?: string;
+  /** The kubelet's --eviction-hard. */
+  evictionHard?: string;
+  /** The kubelet's --eviction-pressure-transition-period; default 300. */
+  pressureTransitionSeconds?: number;
+}
+
+export interface NodeReporterOptions extends NodeSettings {
   nodeName: string;
   shims: ReadonlyMap<string, Shim>;
   /** Whose runtime is shown as the node's. */
@@ -30,15 +43,6 @@ export interface NodeAgentOptions {
   dataDir: string;
   /** Shown as kubeletVersion, e.g. `v1.36.0+coxswain0.1.0`. */
   version: string;
-  labels?: Record<string, string>;
-  /** The kubelet's --max-pods; default 110. */
-  maxPods?: number;
-  /** What is kept for the system, e.g. `{ cpu: '100m', memory: '256Mi' }`. */
-  systemReserved?: Record<string, string>;
-  /** The kubelet's --eviction-hard. */
-  evictionHard?: string;
-  /** The kubelet's --eviction-pressure-transition-period in milliseconds; default 5 minutes. */
-  transitionMs?: number;
   /** Where the runtime keeps its images, when on another file system than dataDir. */
   imageDir?: string;
   /** Told while thresholds are broken, at every look: which signals. */
@@ -55,9 +59,10 @@ const HEALTH_EVERY = 6;
 /** The kubelet's nodeStatusMaxImages. */
 const MAX_IMAGES = 50;
 
-export class NodeAgent {
-  readonly #o: NodeAgentOptions;
+export class NodeReporter {
+  readonly #o: NodeReporterOptions;
   readonly #thresholds: Threshold[];
+  readonly #reserved: Readonly<Record<string, string>>;
   #facts: MachineFacts | undefined;
   #state: PressureState = {};
   #health = new Map<string, ShimHealth>();
@@ -70,15 +75,10 @@ export class NodeAgent {
   #running = false;
 
   /** Throws when `evictionHard` or `systemReserved` cannot be understood. */
-  constructor(options: NodeAgentOptions) {
+  constructor(options: NodeReporterOptions) {
     this.#o = options;
     this.#thresholds = parseThresholds(options.evictionHard ?? DEFAULT_EVICTION_HARD);
-    for (const [name, q] of Object.entries(options.systemReserved ?? {}))
-      try {
-        quantity(q);
-      } catch (e) {
-        throw new Error(`system reserve ${name}=${q}: ${(e as Error).message}`);
-      }
+    this.#reserved = parseReserve(options.systemReserved ?? '');
   }
 
   /** Resolves when the first report has been made. */
@@ -94,12 +94,12 @@ export class NodeAgent {
   }
 
   /** The node's main address as last seen; empty before the start. */
-  get hostIP(): string {
+  hostIP(): string {
     return this.#address;
   }
 
   /** What containers without limits may see as theirs. */
-  get allocatable(): { cpuMilli: number; memoryBytes: number; ephemeralStorageBytes: number } {
+  allocatable(): { cpuMilli: number; memoryBytes: number; ephemeralStorageBytes: number } {
     const a = this.#resources().allocatable;
     return {
       cpuMilli: milliQuantity(a['cpu']!),
@@ -154,14 +154,14 @@ export class NodeAgent {
   }
 
   #conditions(): NodeCondition[] {
-    const { clock, transitionMs = 300_000, onPressure } = this.#o;
+    const { clock, pressureTransitionSeconds = 300, onPressure } = this.#o;
     const readings = this.#o.readings?.() ?? systemReadings(this.#o.dataDir, this.#o.imageDir);
     const { state, conditions } = pressure(
       this.#thresholds,
       readings,
       this.#state,
       clock.monotonic(),
-      transitionMs,
+      pressureTransitionSeconds * 1000,
     );
     this.#state = state;
     const signals = broken(this.#thresholds, readings).map((t) => t.signal);
@@ -197,10 +197,10 @@ export class NodeAgent {
 
   #resources(): { capacity: Record<string, string>; allocatable: Record<string, string> } {
     const { cpus = 1, memoryBytes = 0 } = this.#facts ?? {};
-    const { systemReserved = {}, maxPods = 110 } = this.#o;
+    const { maxPods = 110 } = this.#o;
     const disk = diskBytes(this.#o.dataDir);
-    const reserved = (name: string) => quantity(systemReserved[name] ?? '0');
-    const cpu = cpus * 1000 - milliQuantity(systemReserved['cpu'] ?? '0');
+    const reserved = (name: string) => quantity(this.#reserved[name] ?? '0');
+    const cpu = cpus * 1000 - milliQuantity(this.#reserved['cpu'] ?? '0');
     const memory = memoryBytes - reserved('memory') - hardMemoryBytes(this.#thresholds, memoryBytes);
     const ki = (bytes: number) => `${Math.max(0, Math.floor(bytes / 1024))}Ki`;
     return {
@@ -264,6 +264,23 @@ export class NodeAgent {
     this.#reported = text;
     this.#o.reporter.node(report);
   }
+}
+
+const RESERVABLE = ['cpu', 'memory', 'ephemeral-storage'];
+
+/** Parses the kubelet's --system-reserved; throws an Error that names the part. */
+export function parseReserve(text: string): Record<string, string> {
+  const out: Record<string, string> = {};
+  for (const part of text.split(',').map((p) => p.trim())) {
+    if (part === '') continue;
+    const [name = '', q = ''] = part.split('=');
+    if (!RESERVABLE.includes(name) || !isQuantity(q) || milliQuantity(q) < 0)
+      throw new Error(
+        `invalid system reserve "${part}": want ${RESERVABLE.join(', ')} = a quantity, e.g. memory=256Mi`,
+      );
+    out[name] = q;
+  }
+  return out;
 }
 
 /** `containerd 1.6.20` → `containerd://1.6.20`, as nodes show it. */
