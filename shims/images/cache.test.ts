@@ -352,6 +352,27 @@ describe('pulling container images', () => {
     await expect(c.pull(`${registry.host}/a:1`)).rejects.toThrow(/more than the 1000000 allowed/);
   });
 
+  it('reads an archive that ends in the middle of its last block, as umoci writes it', async () => {
+    const module = wasm(700);
+    const tar = pack();
+    tar.entry({ name: 'app.wasm' }, module);
+    const parts: Buffer[] = [];
+    tar.finalize();
+    for await (const p of tar) parts.push(p as Buffer);
+    const layer = Buffer.concat(parts).subarray(0, 512 + module.length);
+    registry.manifest('1', {
+      config: registry.blob(Buffer.from(JSON.stringify({ config })), MEDIA.ociConfig),
+      layers: [registry.blob(layer, 'application/vnd.oci.image.layer.v1.tar')],
+    });
+    expect((await (await cache()).pull(`${registry.host}/a:1`)).moduleDigest).toBe(sha(module));
+    const torn = registry.blob(layer.subarray(0, 700), 'application/vnd.oci.image.layer.v1.tar');
+    registry.manifest('2', {
+      config: registry.blob(Buffer.from(JSON.stringify({ config })), MEDIA.ociConfig),
+      layers: [torn],
+    });
+    await expect((await cache()).pull(`${registry.host}/a:2`)).rejects.toThrow(/cannot be unpacked/);
+  });
+
   it('says what is wrong with a torn archive', async () => {
     const d = registry.blob(Buffer.from('no gzip'), 'application/vnd.oci.image.layer.v1.tar+gzip');
     registry.manifest('1', {

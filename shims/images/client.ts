@@ -86,6 +86,8 @@ export class RegistryClient {
   readonly #clock: Clock;
   readonly #agents = new Map<string, http.Agent>();
   readonly #tokens = new Map<string, { value: string; until: number }>();
+  /** Hosts that asked for HTTP Basic. */
+  readonly #wantBasic = new Set<string>();
 
   constructor(options: ClientOptions = {}) {
     this.#options = options;
@@ -214,15 +216,9 @@ export class RegistryClient {
     const endpoint = this.#endpoint(ref);
     const auth = options.auth;
     const url = new URL(path, endpoint.origin);
-    const known =
-      url.origin === endpoint.origin.origin ? this.#knownToken(endpoint, ref, out, auth) : undefined;
-    const res = await this.#follow(
-      endpoint,
-      url,
-      out,
-      known ? { authorization: `Bearer ${known}` } : {},
-      options,
-    );
+    const known = this.#knownAuthorization(endpoint, ref, out, auth);
+    const first: Record<string, string> = known ? { authorization: known } : {};
+    const res = await this.#follow(endpoint, url, out, first, options);
     if (res.statusCode !== 401) return res;
     const authorization = await this.#authorization(endpoint, ref, out, res, options);
     if (!authorization) return res;
@@ -303,9 +299,16 @@ export class RegistryClient {
     ]);
   }
 
-  #knownToken(endpoint: Endpoint, ref: Reference, out: Outgoing, auth?: ImageAuth): string | undefined {
+  /** What was accepted before, so that a body is not sent only to be refused. */
+  #knownAuthorization(
+    endpoint: Endpoint,
+    ref: Reference,
+    out: Outgoing,
+    auth?: ImageAuth,
+  ): string | undefined {
+    if (auth && this.#wantBasic.has(endpoint.origin.host)) return basicOf(auth);
     const t = this.#tokens.get(this.#tokenKey(endpoint, ref, out, auth));
-    return t && t.until > this.#clock.monotonic() ? t.value : undefined;
+    return t && t.until > this.#clock.monotonic() ? `Bearer ${t.value}` : undefined;
   }
 
   /** What to send after a 401; undefined when there is nothing to answer its challenge with. */
@@ -317,10 +320,14 @@ export class RegistryClient {
     options: CallOptions,
   ): Promise<string | undefined> {
     const { auth } = options;
-    const basic = auth && `Basic ${Buffer.from(`${auth.username}:${auth.password}`).toString('base64')}`;
+    const basic = auth && basicOf(auth);
     const challenges = parseChallenges(res.headers['www-authenticate'] ?? '');
     const bearer = challenges.find((c) => c.scheme === 'bearer' && c.params['realm']);
-    if (!bearer) return challenges.some((c) => c.scheme === 'basic') ? basic : undefined;
+    if (!bearer) {
+      if (!basic || !challenges.some((c) => c.scheme === 'basic')) return undefined;
+      this.#wantBasic.add(endpoint.origin.host);
+      return basic;
+    }
     const realm = new URL(bearer.params['realm']!, endpoint.origin);
     if (realm.protocol !== 'https:' && realm.protocol !== endpoint.origin.protocol) {
       throw new ShimError(
@@ -368,6 +375,9 @@ export const sha256 = (bytes: Uint8Array): string =>
 
 export const pullError = (image: string, why: string): ShimError =>
   new ShimError('ErrImagePull', `failed to pull image "${image}": ${why}`);
+
+const basicOf = (a: ImageAuth): string =>
+  `Basic ${Buffer.from(`${a.username}:${a.password}`).toString('base64')}`;
 
 const denied = (image: string, why: string): ShimError =>
   new ShimError(

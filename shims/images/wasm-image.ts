@@ -1,5 +1,5 @@
 import path from 'node:path';
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
 import { extract } from 'tar-stream';
 import { type Descriptor, isDigest, MEDIA } from '../../api/oci.js';
 import { type FetchedManifest, pullError } from './client.js';
@@ -24,6 +24,7 @@ const TAR_LAYERS =
 /** Bytes of an unpacked layer: a bound for compressed bombs. */
 const LAYER_BYTES = 1 << 30;
 const LAYER_ENTRIES = 100_000;
+const TAR_BLOCK = 512;
 
 const ARCH: Record<string, string> = {
   x64: 'amd64',
@@ -113,14 +114,9 @@ export async function moduleOfLayer(
 ): Promise<string> {
   const wanted = entryPath(image, config);
   const unpack = extract();
-  let bytes = 0;
-  tar.on('data', (c: Buffer) => {
-    bytes += c.length;
-    if (bytes > LAYER_BYTES)
-      tar.destroy(pullError(image, `its layer unpacks to more than ${LAYER_BYTES} bytes`));
-  });
-  tar.on('error', (e) => unpack.destroy(e));
-  tar.pipe(unpack);
+  const source = Readable.from(bounded(image, tar), { objectMode: false });
+  source.on('error', (e) => unpack.destroy(e));
+  source.pipe(unpack);
   let found: string | undefined;
   let entries = 0;
   try {
@@ -142,7 +138,7 @@ export async function moduleOfLayer(
       found = await save(entry as AsyncIterable<Uint8Array>);
     }
   } catch (e) {
-    tar.destroy();
+    source.destroy();
     if ((e as Error).name === 'ShimError') throw e;
     const { code } = e as NodeJS.ErrnoException;
     if (code === 'ENOSPC' || code === 'EDQUOT') throw e;
@@ -151,4 +147,15 @@ export async function moduleOfLayer(
   if (found === undefined)
     throw pullError(image, `its layer does not hold /${wanted}, which its config names as the entrypoint`);
   return found;
+}
+
+/** Counts what a layer unpacks to, and makes whole the last block, which some tools (umoci insert) leave short. */
+async function* bounded(image: string, tar: Readable): AsyncGenerator<Buffer> {
+  let bytes = 0;
+  for await (const chunk of tar as AsyncIterable<Buffer>) {
+    bytes += chunk.length;
+    if (bytes > LAYER_BYTES) throw pullError(image, `its layer unpacks to more than ${LAYER_BYTES} bytes`);
+    yield chunk;
+  }
+  yield Buffer.alloc((TAR_BLOCK - (bytes % TAR_BLOCK)) % TAR_BLOCK);
 }
