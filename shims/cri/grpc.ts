@@ -41,6 +41,9 @@ export interface CallOptions {
 
 /** ExecSync may answer twice 16 MiB; nothing legitimate is longer. */
 const MAX_MESSAGE = 48 * 2 ** 20;
+const WINDOW = 2 ** 20;
+/** Before each message: one byte for compression, four for the length. */
+const HEAD = 5;
 
 export class GrpcClient {
   #session: ClientHttp2Session | undefined;
@@ -86,7 +89,9 @@ export class GrpcClient {
       let status: number | undefined;
       let statusMessage = '';
       let httpStatus = 0;
-      let pending: Buffer = Buffer.alloc(0);
+      let chunks: Buffer[] = [];
+      let have = 0;
+      let need = HEAD;
       let settled = false;
       const cleanUp: (() => void)[] = [];
       const settle = (error?: GrpcError) => {
@@ -125,16 +130,23 @@ export class GrpcClient {
       stream.on('trailers', readStatus);
       stream.on('data', (chunk: Buffer) => {
         if (settled) return;
-        pending = pending.length ? Buffer.concat([pending, chunk]) : chunk;
+        chunks.push(chunk);
+        have += chunk.length;
         try {
-          for (;;) {
-            if (pending.length < 5) return;
-            const length = pending.readUInt32BE(1);
-            if (pending[0] !== 0) throw new Error('compressed message');
-            if (length > MAX_MESSAGE) throw new Error(`message of ${length} bytes`);
-            if (pending.length < 5 + length) return;
-            const message = this.schema.decode<T>(responseType, pending.subarray(5, 5 + length));
-            pending = pending.subarray(5 + length);
+          while (have >= need && !settled) {
+            const data = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks);
+            chunks = [data];
+            if (need === HEAD) {
+              const length = data.readUInt32BE(1);
+              if (data[0] !== 0) throw new Error('compressed message');
+              if (length > MAX_MESSAGE) throw new Error(`message of ${length} bytes`);
+              need = HEAD + length;
+              if (have < need) return;
+            }
+            const message = this.schema.decode<T>(responseType, data.subarray(HEAD, need));
+            chunks = [data.subarray(need)];
+            have -= need;
+            need = HEAD;
             onMessage(message);
           }
         } catch (e) {
@@ -191,13 +203,14 @@ export class GrpcClient {
     const session = connect('http://localhost', {
       createConnection: () => netConnect({ path: this.socketPath }),
       // Long streams of large answers must not wait for window updates of 64 KiB each.
-      settings: { initialWindowSize: 2 ** 20, enablePush: false },
+      settings: { initialWindowSize: WINDOW, enablePush: false },
     });
     const drop = () => {
       if (this.#session === session) this.#session = undefined;
     };
     // Every stream of the session learns of the error by itself.
     session.on('error', drop);
+    session.on('connect', () => session.setLocalWindowSize(WINDOW));
     session.on('goaway', drop);
     session.on('close', drop);
     this.#session = session;

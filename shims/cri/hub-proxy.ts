@@ -24,6 +24,8 @@ const PORT = 5443;
 /** Of silence on a connection, either side. */
 const IDLE_MS = 60_000;
 const USERNAME = 'agent';
+/** No way out of the registry: no empty or dotted path segment, nothing encoded. */
+const PULLABLE = /^\/v2\/(?:[\w:@-][\w.:@-]*(?:\/[\w:@-][\w.:@-]*)*\/?)?(?:\?[\w=&.:/-]*)?$/;
 
 export class HubProxy {
   /** `127.a.b.c:port`, the same in every life of the same agent, so that pulled images keep their names. */
@@ -95,7 +97,7 @@ export class HubProxy {
       res.setHeader('www-authenticate', 'Basic realm="coxswain agent"');
       return refuse(res, 401, 'this door is for the agent only');
     }
-    if ((req.method !== 'GET' && req.method !== 'HEAD') || !req.url?.startsWith('/v2/'))
+    if ((req.method !== 'GET' && req.method !== 'HEAD') || !PULLABLE.test(req.url ?? ''))
       return refuse(res, 405, 'pulls only');
     const hub = this.hub();
     if (!hub) return refuse(res, 503, 'this node has not joined a hub');
