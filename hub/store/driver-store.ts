@@ -22,7 +22,7 @@ export interface StoreOptions extends Partial<WindowLimits> {
 
 const DEFAULTS: Required<StoreOptions> = {
   historyEvents: 4096,
-  historyBytes: 16 << 20,
+  historyBytes: 8 << 20,
   watcherEvents: 8192,
   batchChanges: 512,
   batchBytes: 4 << 20,

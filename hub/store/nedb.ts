@@ -73,7 +73,11 @@ export class NedbDriver implements Driver {
 
   async open(): Promise<Loaded> {
     try {
-      await this.#files.mkdir(this.#dir, { recursive: true, mode: 0o700 });
+      const mode = 0o700;
+      // Node's recursive mkdir says ENOENT on a read-only file system; the plain one says why.
+      await this.#files
+        .mkdir(this.#dir, { recursive: true, mode })
+        .catch(() => this.#files.mkdir(this.#dir, { mode }));
       this.#unlock = this.#lock(path.join(this.#dir, LOCK), this.#dir);
       await this.#files.rm(`${this.#file}~`, { force: true });
       this.#handle = await this.#openOrMake();
