@@ -45,7 +45,7 @@ const configuration = (
 per_listener_settings true
 persistence false
 retain_available false
-message_size_limit 140000
+max_packet_size 140000
 max_keepalive 1200
 log_type error
 log_type warning

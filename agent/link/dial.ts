@@ -38,9 +38,9 @@ export function serverProblem(
 }
 
 /** The CA at the end of the chain that the server sent, when it has the wanted hash. */
-export function pinnedCa(socket: TLSSocket, hash: string): X509Certificate | undefined {
+export function pinnedCa(leaf: X509Certificate | undefined, hash: string): X509Certificate | undefined {
   const seen = new Set<string>();
-  for (let c = socket.getPeerX509Certificate(); c && !seen.has(c.fingerprint256); c = c.issuerCertificate) {
+  for (let c = leaf; c && !seen.has(c.fingerprint256); c = c.issuerCertificate) {
     seen.add(c.fingerprint256);
     if (c.ca && spkiHash(c) === hash && c.verify(c.publicKey)) return c;
   }

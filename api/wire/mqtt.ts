@@ -1,10 +1,14 @@
 /** One MQTT 3.1.1 connection over a socket that the caller dialled: no reconnecting, no queue, QoS 0. */
+import { createRequire } from 'node:module';
 import type { Duplex } from 'node:stream';
-// The client alone: the package's main entry loads WebSockets and more, 4 MB that nobody here uses.
-import mqttClient from 'mqtt/lib/client';
+
 import { LIMITS } from './topics.js';
 
-const MqttClient = mqttClient.default;
+// The client alone: the package's main entry loads WebSockets and more, 4 MB that nobody here uses. Through require,
+// since it is CommonJS whose default export every loader wraps differently.
+const { default: MqttClient } = createRequire(import.meta.url)(
+  'mqtt/lib/client',
+) as typeof import('mqtt/lib/client');
 
 export interface MqttOptions {
   clientId: string;
@@ -91,7 +95,7 @@ export function openMqtt(socket: Duplex, options: MqttOptions): Promise<MqttConn
         if (over) return;
         const refused = granted?.find((g) => g.qos === 128);
         if (err || refused) {
-          why = refused ? `the broker refused the subscription to ${refused.topic}` : err!.message;
+          why = `the broker refused the subscription to ${refused?.topic ?? options.subscribe.join()}`;
           finish();
           return;
         }

@@ -1,0 +1,640 @@
+/** The link with real TLS and real brokers: the embedded one, and Debian's mosquitto. One suite for both. */
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { generateKeyPairSync, randomBytes } from 'node:crypto';
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join as path } from 'node:path';
+import { type TLSSocket, connect as tlsConnect } from 'node:tls';
+import type { Node, Pod, Secret } from 'kubernetes-types/core/v1.js';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { loadIdentity } from '../../agent/link/identity.js';
+import { ensureIdentity, JoinError, join } from '../../agent/link/join.js';
+import { AgentLink } from '../../agent/link/link.js';
+import type { PodHost } from '../../agent/ports.js';
+import { rfc3339, systemClock } from '../../api/clock.js';
+import { nodes, pods, secrets } from '../../api/kinds/index.js';
+import { type Log, silentLog } from '../../api/log.js';
+import type { DesiredSet } from '../../api/wire/desired.js';
+import { formatToken } from '../../api/wire/join.js';
+import { type MqttConnection, openMqtt } from '../../api/wire/mqtt.js';
+import { joinTopic, nodeSubscriptions, nodeTopic } from '../../api/wire/topics.js';
+import { broker as brokerCommand } from '../../cli/broker.js';
+import type { Bus, BusHandlers } from '../../hub/link/bus.js';
+import { EmbeddedBroker } from '../../hub/link/embedded.js';
+import { ExternalBus } from '../../hub/link/external.js';
+import { HubLink } from '../../hub/link/link.js';
+import { bootstrapTokenSecret } from '../../hub/link/token.js';
+import { createPki, type Pki } from '../../hub/pki/pki.js';
+import { MemoryClient } from '../../hub/testing/memory-client.js';
+import { missing } from './support/needs.js';
+import { eventually } from './support/system.js';
+
+const root = mkdtempSync(path(tmpdir(), 'cox-link-'));
+afterAll(() => rmSync(root, { recursive: true, force: true }));
+
+const collectLog = (into: string[]): Log => ({
+  ...silentLog,
+  warn: (f, m) => void into.push(`${m} ${JSON.stringify(f)}`),
+  error: (f, m) => void into.push(`${m} ${JSON.stringify(f)}`),
+  child: () => collectLog(into),
+});
+
+/** Two neighbouring free ports. */
+async function freePorts(): Promise<number> {
+  const listen = (port: number) =>
+    new Promise<{ port: number; close: () => void } | undefined>((done) => {
+      const s = createServer();
+      s.once('error', () => done(undefined));
+      s.listen(port, '127.0.0.1', () => {
+        const at = (s.address() as { port: number }).port;
+        done({ port: at, close: () => s.close() });
+      });
+    });
+  for (;;) {
+    const a = await listen(0);
+    const b = await listen(a!.port + 1);
+    a!.close();
+    b?.close();
+    if (b) return a!.port;
+  }
+}
+
+interface Site {
+  pki: Pki;
+  /** Ports for nodes and for joining. */
+  port: number;
+  joinPort: number;
+  bus: Bus;
+  warnings: string[];
+  /** The broker goes away and comes back on the same ports. */
+  restartBroker(): Promise<void>;
+  stop(): Promise<void>;
+}
+
+async function embeddedSite(): Promise<Site> {
+  const dir = mkdtempSync(path(root, 'hub-'));
+  const pki = await createPki(dir, { hosts: ['127.0.0.1'] });
+  const warnings: string[] = [];
+  const broker = new EmbeddedBroker({
+    pki,
+    log: collectLog(warnings),
+    port: await freePorts(),
+    host: '127.0.0.1',
+  });
+  let handlers: BusHandlers;
+  const site: Site = {
+    pki,
+    port: 0,
+    joinPort: 0,
+    bus: {
+      start: async (h) => {
+        handlers = h;
+        await broker.start(h);
+        site.port = site.joinPort = broker.port;
+      },
+      stop: () => broker.stop(),
+      publish: (t, p) => broker.publish(t, p),
+      addresses: () => ({ node: [`127.0.0.1:${broker.port}`], join: [`127.0.0.1:${broker.port}`] }),
+    },
+    warnings,
+    restartBroker: async () => {
+      await broker.stop();
+      await broker.start(handlers);
+    },
+    stop: () => broker.stop(),
+  };
+  return site;
+}
+
+async function mosquittoSite(): Promise<Site> {
+  const dir = mkdtempSync(path(root, 'hub-'));
+  const out = mkdtempSync(path(root, 'mosquitto-'));
+  const port = await freePorts();
+  const pki = await createPki(dir);
+  const stdout = process.stdout.write.bind(process.stdout);
+  process.stdout.write = () => true;
+  try {
+    const args = ['mosquitto', '--data-dir', dir, '--out', out, '--port', `${port}`, '--host', '127.0.0.1'];
+    expect(await brokerCommand(args)).toBe(0);
+  } finally {
+    process.stdout.write = stdout;
+  }
+  let child: ChildProcess;
+  let output = '';
+  const start = async () => {
+    // Started by root, mosquitto becomes the user of its name, who must reach and read the files.
+    if (process.getuid?.() === 0) {
+      for (const dir of [root, out]) chmodSync(dir, 0o755);
+      execFileSync('chown', ['mosquitto', path(out, 'server.key')]);
+    }
+    const conf = path(out, 'mosquitto.conf');
+    child = spawn('mosquitto', ['-c', conf], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin` },
+    });
+    child.stdout!.on('data', (c) => {
+      output += c;
+    });
+    child.stderr!.on('data', (c) => {
+      output += c;
+    });
+    await eventually(
+      'mosquitto to listen',
+      () => {
+        if (child.exitCode !== null) throw new Error(`mosquitto exited: ${output}`);
+        return new Promise((done, fail) => {
+          const s = tlsConnect({ port: port + 1, host: '127.0.0.1', rejectUnauthorized: false }, () => {
+            s.destroy();
+            done(true);
+          });
+          s.on('error', fail);
+        });
+      },
+      { context: () => output, timeoutMs: 10_000 },
+    );
+  };
+  const stop = async () => {
+    if (child.exitCode === null && child.signalCode === null) {
+      const gone = new Promise((done) => child.once('exit', done));
+      child.kill('SIGTERM');
+      await gone;
+    }
+  };
+  await start();
+  const warnings: string[] = [];
+  return {
+    pki,
+    port,
+    joinPort: port + 1,
+    bus: new ExternalBus({ url: `mqtts://127.0.0.1:${port}`, pki, log: collectLog(warnings) }),
+    warnings,
+    restartBroker: async () => {
+      await stop();
+      await start();
+    },
+    stop,
+  };
+}
+
+class Host implements PodHost {
+  desired: DesiredSet | undefined;
+  link: AgentLink | undefined;
+  setDesired(d: DesiredSet): void {
+    this.desired = d;
+    for (const p of d.pods)
+      this.link?.pod({
+        namespace: p.metadata!.namespace!,
+        name: p.metadata!.name!,
+        uid: p.metadata!.uid!,
+        status: { phase: 'Running' },
+        ...(p.metadata!.deletionTimestamp ? { gone: true } : {}),
+      });
+  }
+  async *logs(): AsyncGenerator<Uint8Array> {
+    for (let i = 0; i < 3000; i++)
+      yield Buffer.from(`line ${i} of a log that is longer than one window of credit\n`);
+  }
+}
+
+const certified = async (pki: Pki, cn: string) => {
+  const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+  const cert = await pki.issueClientCert({ cn, publicKey });
+  return { cert, key: privateKey.export({ type: 'pkcs8', format: 'pem' }) as string };
+};
+
+const dial = (port: number, options: object = {}): Promise<TLSSocket> =>
+  new Promise((done, fail) => {
+    const s = tlsConnect({ port, host: '127.0.0.1', rejectUnauthorized: false, ...options }, () => done(s));
+    s.on('error', fail);
+  });
+
+interface Raw {
+  mqtt: MqttConnection;
+  got: string[];
+  closed: () => boolean;
+}
+
+/** A client that keeps to no rules. Rejects when the broker does not let it in. */
+async function raw(
+  port: number,
+  clientId: string,
+  credentials: object,
+  subscribe: string[],
+  will?: { topic: string; payload: Uint8Array },
+): Promise<Raw> {
+  const got: string[] = [];
+  let closed = false;
+  const mqtt = await openMqtt(await dial(port, credentials), {
+    clientId,
+    keepalive: 60,
+    subscribe,
+    ...(will ? { will } : {}),
+    onMessage: (topic, payload) => void got.push(`${topic} ${Buffer.from(payload)}`),
+    onClose: () => {
+      closed = true;
+    },
+  });
+  return { mqtt, got, closed: () => closed };
+}
+
+const pause = (ms: number) => new Promise((r) => setTimeout(r, ms));
+
+const brokers: [string, () => Promise<Site>, boolean][] = [
+  ['embedded broker', embeddedSite, false],
+  ['mosquitto', mosquittoSite, missing('mosquitto')],
+];
+
+for (const [name, make, absent] of brokers)
+  describe.skipIf(absent)(`${name}: bus and isolation`, () => {
+    let site: Site;
+    const heard: string[] = [];
+    beforeAll(async () => {
+      site = await make();
+      let up = () => {};
+      const ready = new Promise<void>((r) => {
+        up = r;
+      });
+      await site.bus.start({
+        message: (topic, payload) => void heard.push(`${topic} ${Buffer.from(payload)}`),
+        up,
+        down: () => {},
+      });
+      await ready;
+    });
+    afterAll(async () => {
+      await site?.bus.stop();
+      await site?.stop();
+    });
+    const nodeClient = async (node: string, subscribe: string[], clientId = `system:node:${node}`) =>
+      raw(site.port, clientId, await certified(site.pki, `system:node:${node}`), subscribe);
+    /** What the hub hears next of `marker`. */
+    const hears = (text: string) => eventually(text, () => heard.includes(text), { timeoutMs: 10_000 });
+
+    it('carries messages between the hub and a node, both ways', async () => {
+      const a = await nodeClient('a', nodeSubscriptions('a'));
+      await a.mqtt.publish(nodeTopic('a', 'u'), Buffer.from('up'));
+      await hears(`${nodeTopic('a', 'u')} up`);
+      await site.bus.publish(nodeTopic('a', 'd'), Buffer.from('down'));
+      await site.bus.publish(nodeTopic('a', 's/d'), Buffer.from('stream'));
+      await eventually('both', () => a.got.length === 2);
+      expect(a.got).toEqual([`${nodeTopic('a', 'd')} down`, `${nodeTopic('a', 's/d')} stream`]);
+      await a.mqtt.close();
+    });
+
+    it('drops what is for nobody, and tells of a broken connection by its will', async () => {
+      await site.bus.publish(nodeTopic('nobody', 'd'), Buffer.from('x'));
+      const will = { topic: nodeTopic('w', 'u'), payload: Buffer.from('gone') };
+      const w = await raw(
+        site.port,
+        'x',
+        await certified(site.pki, 'system:node:w'),
+        nodeSubscriptions('w'),
+        will,
+      );
+      w.mqtt.destroy();
+      await hears(`${nodeTopic('w', 'u')} gone`);
+    });
+
+    it("lets no node hear another's messages", async () => {
+      const b = await nodeClient('b', nodeSubscriptions('b'));
+      const spies: Raw[] = [];
+      for (const filter of [
+        ...nodeSubscriptions('b'),
+        nodeTopic('b', 'u'),
+        '#',
+        'cox/v1/n/+/d',
+        'cox/v1/#',
+        '+/+/+/+/+',
+      ])
+        try {
+          spies.push(await nodeClient(`spy${spies.length}`, [filter]));
+        } catch (e) {
+          expect((e as Error).message).toMatch(/refused the subscription|closed/);
+        }
+      await site.bus.publish(nodeTopic('b', 'd'), Buffer.from('secret'));
+      await b.mqtt.publish(nodeTopic('b', 'u'), Buffer.from('report'));
+      await eventually('b', () => b.got.length === 1);
+      await hears(`${nodeTopic('b', 'u')} report`);
+      await pause(300);
+      for (const s of spies) expect(s.got).toEqual([]);
+      for (const c of [b, ...spies]) await c.mqtt.close();
+    });
+
+    it("lets no node speak as another, as the hub, or in another's last will", async () => {
+      const victim = await nodeClient('victim', nodeSubscriptions('victim'));
+      const lies = [
+        nodeTopic('victim', 'u'),
+        nodeTopic('victim', 's/u'),
+        nodeTopic('victim', 'd'),
+        nodeTopic('evil', 'd'),
+        'cox/v1/j/x/u',
+        '$SYS/x',
+      ];
+      for (const topic of lies) {
+        const evil = await nodeClient('evil', nodeSubscriptions('evil'));
+        await evil.mqtt.publish(topic, Buffer.from('lie'));
+        await pause(50);
+        evil.mqtt.destroy();
+      }
+      const will = { topic: nodeTopic('victim', 'u'), payload: Buffer.from('lie') };
+      const w = await raw(site.port, 'x', await certified(site.pki, 'system:node:evil'), [], will).catch(
+        () => undefined,
+      );
+      w?.mqtt.destroy();
+      await victim.mqtt.publish(nodeTopic('victim', 'u'), Buffer.from('truth'));
+      await hears(`${nodeTopic('victim', 'u')} truth`);
+      await pause(300);
+      expect(heard.filter((h) => h.endsWith('lie'))).toEqual([]);
+      expect(victim.got).toEqual([]);
+      await victim.mqtt.close();
+    });
+
+    it('lets nobody push another off by its client id', async () => {
+      const own = await nodeClient('own', nodeSubscriptions('own'));
+      const thief = await nodeClient('thief', nodeSubscriptions('thief'), 'system:node:own');
+      await pause(300);
+      expect(own.closed()).toBe(false);
+      await site.bus.publish(nodeTopic('own', 'd'), Buffer.from('still'));
+      await eventually('own', () => own.got.length === 1);
+      expect(thief.got).toEqual([]);
+      // But the node itself takes its own stale connection over.
+      const again = await nodeClient('own', nodeSubscriptions('own'), 'whatever');
+      await eventually('the old one to go', () => own.closed());
+      for (const c of [thief, again]) await c.mqtt.close();
+    });
+
+    it('lets a client without certificate do nothing but join, on its own topics', async () => {
+      const id = `j-${randomBytes(16).toString('hex')}`;
+      const other = `j-${randomBytes(16).toString('hex')}`;
+      const joiner = await raw(site.joinPort, id, {}, [joinTopic(id, 'd')]);
+      await joiner.mqtt.publish(joinTopic(id, 'u'), Buffer.from('hello'));
+      await hears(`${joinTopic(id, 'u')} hello`);
+      await site.bus.publish(joinTopic(id, 'd'), Buffer.from('hi'));
+      await eventually('answer', () => joiner.got.length === 1);
+      await joiner.mqtt.close();
+      for (const filter of [joinTopic(other, 'd'), 'cox/v1/j/+/d', '#', nodeTopic('b', 'd')]) {
+        const spy = await raw(site.joinPort, id, {}, [filter]).catch(() => undefined);
+        await site.bus.publish(joinTopic(other, 'd'), Buffer.from('for other'));
+        await site.bus.publish(nodeTopic('b', 'd'), Buffer.from('for b'));
+        await pause(100);
+        expect(spy?.got ?? []).toEqual([]);
+        await spy?.mqtt.close();
+      }
+      for (const topic of [joinTopic(other, 'u'), nodeTopic('b', 'u'), joinTopic(id, 'd')]) {
+        const liar = await raw(site.joinPort, id, {}, [joinTopic(id, 'd')]);
+        await liar.mqtt.publish(topic, Buffer.from('lie'));
+        await pause(50);
+        liar.mqtt.destroy();
+      }
+      await pause(200);
+      expect(heard.filter((h) => h.endsWith('lie'))).toEqual([]);
+    });
+
+    it('lets nobody in as a node without a certificate of this hub', async () => {
+      const elsewhere = await createPki(mkdtempSync(path(root, 'other-')));
+      const foreign = await certified(elsewhere, 'system:node:a');
+      await expect(raw(site.port, 'system:node:a', {}, nodeSubscriptions('a'))).rejects.toThrow();
+      await expect(raw(site.port, 'system:node:a', foreign, nodeSubscriptions('a'))).rejects.toThrow();
+    });
+  });
+
+describe('embedded broker: hostile clients', () => {
+  it('ends a connection that announces a huge packet, and one that says nothing', async () => {
+    const site = await embeddedSite();
+    await site.bus.start({ message: () => {}, up: () => {}, down: () => {} });
+    const socket = await dial(site.port, await certified(site.pki, 'system:node:big'));
+    const id = Buffer.from('x');
+    socket.write(Buffer.from([0x10, 12 + id.length, 0, 4, 77, 81, 84, 84, 4, 2, 0, 60, 0, id.length, ...id]));
+    const closed = new Promise((r) => socket.once('close', r));
+    socket.on('error', () => {});
+    socket.once('data', () => {
+      // PUBLISH of 200 MB, of which a little comes.
+      socket.write(Buffer.from([0x30, 0x80, 0x80, 0x80, 0x60]));
+      socket.write(Buffer.alloc(1000));
+    });
+    await closed;
+    await site.bus.stop();
+  });
+
+  it('says which port is taken and what to do', async () => {
+    const site = await embeddedSite();
+    await site.bus.start({ message: () => {}, up: () => {}, down: () => {} });
+    const second = new EmbeddedBroker({ pki: site.pki, log: silentLog, port: site.port, host: '127.0.0.1' });
+    await expect(second.start({ message: () => {}, up: () => {}, down: () => {} })).rejects.toThrow(
+      new RegExp(`MQTT port ${site.port} is in use.*--mqtt-port`),
+    );
+    await site.bus.stop();
+  });
+});
+
+for (const [name, make, absent] of brokers)
+  describe.skipIf(absent)(`${name}: joining and the link`, () => {
+    let site: Site;
+    let client: MemoryClient;
+    let hub: HubLink;
+    const agents: AgentLink[] = [];
+    const logLines: string[] = [];
+    beforeAll(async () => {
+      site = await make();
+      client = new MemoryClient(systemClock);
+      hub = new HubLink({
+        client,
+        bus: site.bus,
+        pki: site.pki,
+        clock: systemClock,
+        log: collectLog(site.warnings),
+        graceMs: 300,
+      });
+      await hub.start();
+    });
+    afterAll(async () => {
+      for (const a of agents) await a.stop();
+      await hub?.stop();
+      await site?.stop();
+    });
+
+    let serial = 0;
+    async function token(o: { ttl?: number; uses?: number; secret?: string } = {}): Promise<string> {
+      const id = `t${`${serial++}`.padStart(5, '0')}`;
+      const secret = 'abcdefghij012345';
+      const expiration = rfc3339(Date.now() + (o.ttl ?? 3_600_000));
+      await client.create<Secret>(
+        secrets,
+        bootstrapTokenSecret({ id, secret, expiration, uses: o.uses ?? 1 }),
+      );
+      const addresses = [`127.0.0.1:${site.joinPort}`];
+      return formatToken({ addresses, caHash: site.pki.caHash, id, secret: o.secret ?? secret });
+    }
+    const fresh = () => mkdtempSync(path(root, 'node-'));
+    const joinAs = (nodeName: string, tok: string, dataDir = fresh()) =>
+      join({ dataDir, token: tok, nodeName, log: collectLog(logLines) });
+    const start = async (nodeName: string, dataDir = fresh()) => {
+      const identity = await ensureIdentity({
+        dataDir,
+        token: existsSync(path(dataDir, 'identity.json')) ? undefined : await token(),
+        nodeName,
+        log: silentLog,
+      });
+      const host = new Host();
+      const link = new AgentLink({ dataDir, identity, host, clock: systemClock, log: collectLog(logLines) });
+      host.link = link;
+      agents.push(link);
+      link.start();
+      link.node({
+        labels: {},
+        capacity: { cpu: '1' },
+        allocatable: { cpu: '1' },
+        addresses: [],
+        nodeInfo: {} as never,
+        conditions: [{ type: 'Ready', status: 'True' }],
+        runtimeHandlers: [],
+      });
+      await eventually(`${nodeName} linked`, () => link.connected && hub.isLinked(nodeName));
+      return { link, host, dataDir };
+    };
+
+    it('gives a device its identity, and keeps key and secret to themselves', async () => {
+      const dataDir = fresh();
+      const identity = await joinAs('dev1', await token(), dataDir);
+      expect(identity.node).toBe('dev1');
+      for (const f of readdirSync(dataDir)) expect(statSync(path(dataDir, f)).mode & 0o777, f).toBe(0o600);
+      expect(loadIdentity(dataDir)?.node).toBe('dev1');
+      expect(readFileSync(path(dataDir, 'identity.json'), 'utf8')).not.toContain('PRIVATE');
+      // Later starts need no token, and one of the same hub is ignored.
+      expect((await ensureIdentity({ dataDir, log: silentLog })).node).toBe('dev1');
+      expect((await ensureIdentity({ dataDir, token: await token(), log: silentLog })).node).toBe('dev1');
+    });
+
+    it('refuses a wrong, an expired, a used-up and an unknown token, each by name', async () => {
+      const used = await token();
+      await joinAs('dev2', used);
+      const cases: [string, string, RegExp][] = [
+        ['wrong', await token({ secret: 'zzzzzzzzzzzzzzzz' }), /secret of the join token is wrong/],
+        ['expired', await token({ ttl: -1000 }), /expired at .*cox token create/],
+        ['used', used, /used up.*cox token create/],
+        ['unknown', used.replace(/\.t\d+\./, '.zzzzzz.'), /knows no join token "zzzzzz"/],
+      ];
+      for (const [reason, tok, message] of cases) {
+        const e = await joinAs('dev3', tok).catch((e: unknown) => e);
+        expect(e).toBeInstanceOf(JoinError);
+        expect(e).toMatchObject({ reason, message: expect.stringMatching(message) });
+      }
+    });
+
+    it('counts uses by device: the same key may ask again, another may not', async () => {
+      const tok = await token({ uses: 2 });
+      const dataDir = fresh();
+      await joinAs('dev4', tok, dataDir);
+      await joinAs('dev4', tok, dataDir);
+      await joinAs('dev5', tok);
+      await expect(joinAs('dev6', tok)).rejects.toMatchObject({ reason: 'used' });
+    });
+
+    it('sends nothing to a hub with another CA', async () => {
+      const tok = await token();
+      const other = await createPki(mkdtempSync(path(root, 'other-')));
+      const { parseToken } = await import('../../api/wire/join.js');
+      const forged = formatToken({ ...parseToken(tok), caHash: other.caHash });
+      await expect(joinAs('dev7', forged)).rejects.toMatchObject({
+        reason: 'unreachable',
+        message: expect.stringMatching(/not the hub of the token/),
+      });
+      await joinAs('dev7', tok);
+    });
+
+    it('limits guesses', async () => {
+      const tok = await token({ secret: 'zzzzzzzzzzzzzzzz' });
+      const reasons: string[] = [];
+      for (let i = 0; i < 12; i++)
+        reasons.push(
+          await joinAs('dev8', tok).then(
+            () => 'joined',
+            (e) => e.reason,
+          ),
+        );
+      expect(reasons.slice(0, 10)).toEqual(Array(10).fill('wrong'));
+      expect(reasons.slice(10)).toEqual(['busy', 'busy']);
+    });
+
+    it('refuses the name of a living node to another key, and gives it away once that is dead', async () => {
+      const { link } = await start('dev9');
+      await eventually('registered', () => client.get<Node>(nodes, { name: 'dev9' }).catch(() => undefined));
+      await expect(joinAs('dev9', await token())).rejects.toMatchObject({
+        reason: 'taken',
+        message: expect.stringMatching(/kubectl delete node dev9/),
+      });
+      await link.stop();
+      await eventually('gone', () => !hub.isLinked('dev9'));
+      await start('dev9');
+    });
+
+    it('runs a pod end to end, streams a log, and notices a cut', async () => {
+      const { host, link } = await start('dev10');
+      await client.create<Pod>(pods, {
+        metadata: { namespace: 'default', name: `web-${name.length}` },
+        spec: { nodeName: 'dev10', containers: [{ name: 'app', image: 'x' }] },
+      });
+      const key = { namespace: 'default', name: `web-${name.length}` };
+      await eventually('Running', async () => (await client.get<Pod>(pods, key)).status?.phase === 'Running');
+      expect(host.desired?.pods).toHaveLength(1);
+      const log = await hub.logs(
+        'dev10',
+        { namespace: 'default', pod: 'web', uid: 'u', container: 'app' },
+        new AbortController().signal,
+      );
+      let bytes = 0;
+      for await (const c of log) bytes += c.length;
+      expect(bytes).toBeGreaterThan(128 * 1024);
+      await link.stop();
+      const ready = async () =>
+        (await client.get<Node>(nodes, { name: 'dev10' })).status?.conditions?.find((c) => c.type === 'Ready')
+          ?.status;
+      await eventually('Unknown', async () => (await ready()) === 'Unknown');
+    });
+
+    it('comes back by itself when the broker was away', async () => {
+      const { host } = await start('dev11');
+      await site.restartBroker();
+      await client.create<Pod>(pods, {
+        metadata: { namespace: 'default', name: `later-${name.length}` },
+        spec: { nodeName: 'dev11', containers: [{ name: 'app', image: 'x' }] },
+      });
+      await eventually('the pod', () => host.desired?.pods.length === 1);
+    });
+
+    it('connects with a clock of 1970', async () => {
+      const { dataDir, link } = await start('dev12');
+      await link.stop();
+      const identity = loadIdentity(dataDir)!;
+      const clock = { ...systemClock, now: () => 1000 };
+      const early = new AgentLink({ dataDir, identity, host: new Host(), clock, log: silentLog });
+      agents.push(early);
+      early.start();
+      await eventually('linked', () => early.connected);
+      const again = fresh();
+      const id = await join({
+        dataDir: again,
+        token: await token(),
+        nodeName: 'dev13',
+        clock,
+        log: silentLog,
+      });
+      expect(id.node).toBe('dev13');
+    });
+
+    it('refuses the identity of another hub with a clear error', async () => {
+      const elsewhere = await createPki(mkdtempSync(path(root, 'other-')));
+      const { dataDir } = await start('dev14');
+      const tok = formatToken({
+        addresses: ['127.0.0.1:1'],
+        caHash: elsewhere.caHash,
+        id: 'aaaaaa',
+        secret: 'a'.repeat(16),
+      });
+      await expect(ensureIdentity({ dataDir, token: tok, log: silentLog })).rejects.toThrow(/another hub/);
+      await expect(ensureIdentity({ dataDir: fresh(), log: silentLog })).rejects.toThrow(
+        /not joined.*cox token create/,
+      );
+    });
+  });
