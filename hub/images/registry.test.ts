@@ -399,6 +399,49 @@ describe('image storage', () => {
     expect([r.status, r.json.errors![0]!.message]).toEqual([507, expect.stringContaining('too little room')]);
   });
 
+  it('drops images that lost their tag when the disk is short, and no others', async () => {
+    const limits = { grace: 1000, reserveBytes: 0 };
+    await start(limits);
+    const old = await push(http1, 'a', '1', {}, 'first');
+    const child = await push(http1, 'a', 'child', {}, 'child');
+    await push(http1, 'a', '1', {}, 'second');
+    const index = JSON.stringify({
+      schemaVersion: 2,
+      mediaType: MEDIA.ociIndex,
+      manifests: [
+        {
+          mediaType: MEDIA.ociManifest,
+          digest: child,
+          size: fs.statSync(path.join(dir, 'images/blobs/sha256', child.slice(7))).size,
+        },
+      ],
+    });
+    const put = await http1('PUT', '/v2/a/manifests/index', {
+      body: index,
+      headers: { 'content-type': MEDIA.ociIndex },
+    });
+    expect(put.status).toBe(201);
+    await http1('DELETE', '/v2/a/manifests/child');
+    await stop();
+    now += 10_000;
+    // A restart alone keeps what may be asked for by digest.
+    await start(limits);
+    expect((await http1('HEAD', `/v2/a/manifests/${old}`)).status).toBe(200);
+    await stop();
+    await start({ ...limits, reserveBytes: Number.MAX_SAFE_INTEGER });
+    expect((await http1('POST', '/v2/a/blobs/uploads/')).status).toBe(507);
+    const status = async (url: string) => (await http1('HEAD', url)).status;
+    expect([await status(`/v2/a/manifests/${old}`), await status(`/v2/a/blobs/${sha('first')}`)]).toEqual([
+      404, 404,
+    ]);
+    expect([await status('/v2/a/manifests/1'), await status(`/v2/a/blobs/${sha('second')}`)]).toEqual([
+      200, 200,
+    ]);
+    expect([await status(`/v2/a/manifests/${child}`), await status(`/v2/a/blobs/${sha('child')}`)]).toEqual([
+      200, 200,
+    ]);
+  });
+
   it('collects what nothing refers to, after the grace period, and survives a restart', async () => {
     await start();
     await push(http1, 'a', '1', {}, 'kept');

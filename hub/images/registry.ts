@@ -1,7 +1,7 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { createReadStream, readFileSync } from 'node:fs';
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { Http2ServerResponse } from 'node:http2';
+import { constants, type Http2ServerResponse } from 'node:http2';
 import path from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import type { TLSSocket } from 'node:tls';
@@ -316,6 +316,8 @@ export class ImageRegistry {
       res.end();
       return;
     }
+    // A client that stops reading must not hold the file for ever.
+    res.setTimeout(DRAIN_TIMEOUT, () => abandon(res));
     await pipeline(createReadStream(this.#storage.blobPath(digest), { start, end }), res);
   }
 
@@ -413,7 +415,7 @@ export class ImageRegistry {
     if (res.headersSent) {
       // Half an answer must not look like a whole one.
       this.#log.debug({ err: e, url: req.url }, 'answer of the image registry broken off');
-      res.destroy();
+      abandon(res);
       return;
     }
     const known = e instanceof RegistryError;
@@ -434,6 +436,16 @@ export class ImageRegistry {
     }
     send(res, error.status, { errors: [{ code: error.code, message: error.message, detail: null }] });
   }
+}
+
+/** Milliseconds that a client may leave a blob unread. */
+const DRAIN_TIMEOUT = 60_000;
+
+/** Ends an answer so that it cannot be taken for a whole one. */
+function abandon(res: ServerResponse): void {
+  if ('stream' in res)
+    (res as unknown as Http2ServerResponse).stream?.close(constants.NGHTTP2_INTERNAL_ERROR);
+  else res.destroy();
 }
 
 const CHALLENGE = 'Basic realm="coxswain"';

@@ -130,6 +130,7 @@ export class ImageStorage {
         'retry-after': '10',
       });
     }
+    if (!(await this.#hasRoom(0))) await this.#makeRoom();
     await this.#room(0);
     const id = randomUUID();
     const file = path.join(this.#uploadsDir, id);
@@ -338,25 +339,15 @@ export class ImageStorage {
   /** Undefined when a manifest cannot be read. */
   async #marked(): Promise<Set<string> | undefined> {
     const marked = new Set<string>();
-    let damaged = false;
-    const walk = async (dir: string): Promise<void> => {
-      for (const e of await readdir(dir, { withFileTypes: true })) {
-        if (!e.isDirectory() || e.name === '_tags') continue;
-        const below = path.join(dir, e.name);
-        if (e.name !== '_manifests') {
-          await walk(below);
-          continue;
-        }
-        for (const hex of await manifestNames(below)) {
-          marked.add(`sha256:${hex}`);
-          const body = await this.#manifestBody(`sha256:${hex}`);
-          if (body) for (const d of partsOf(JSON.parse(body.toString()))) marked.add(d.digest);
-          else damaged = true;
-        }
+    for (const repo of await this.#repositoriesOnDisk()) {
+      for (const hex of await manifestNames(path.join(repo, '_manifests'))) {
+        const body = await this.#manifestBody(`sha256:${hex}`);
+        if (!body) return undefined;
+        marked.add(`sha256:${hex}`);
+        for (const d of partsOf(JSON.parse(body.toString()))) marked.add(d.digest);
       }
-    };
-    await walk(this.#repositories);
-    return damaged ? undefined : marked;
+    }
+    return marked;
   }
 
   #repo(name: string): string {
@@ -371,8 +362,58 @@ export class ImageStorage {
   }
 
   async #room(bytes: number): Promise<void> {
+    if (!(await this.#hasRoom(bytes))) throw full();
+  }
+
+  async #hasRoom(bytes: number): Promise<boolean> {
     const { bavail, bsize } = await statfs(this.#uploadsDir);
-    if (bavail * bsize - bytes < this.limits.reserveBytes) throw full();
+    return bavail * bsize - bytes >= this.limits.reserveBytes;
+  }
+
+  /** The disk is short: images that no tag, index or subject names any more (overwritten tags, mostly) go as well. */
+  async #makeRoom(): Promise<void> {
+    await this.#inTurn(async () => {
+      const oldest = this.clock.now() - this.limits.grace;
+      for (const repo of await this.#repositoriesOnDisk()) {
+        const named = new Set<string>();
+        for (const tag of await names(path.join(repo, '_tags')))
+          named.add((await text(path.join(repo, '_tags', tag))) ?? '');
+        const untagged: string[] = [];
+        for (const hex of await manifestNames(path.join(repo, '_manifests'))) {
+          const digest = `sha256:${hex}`;
+          const body = await this.#manifestBody(digest);
+          // What a damaged one names cannot be known.
+          if (!body) return;
+          const doc = JSON.parse(body.toString()) as Partial<ImageManifest> & Partial<ImageIndex>;
+          for (const m of doc.manifests ?? []) named.add(m.digest);
+          if (!doc.subject) untagged.push(digest);
+        }
+        for (const digest of untagged) {
+          const file = path.join(repo, '_manifests', hexOf(digest));
+          if (named.has(digest) || ((await absent(stat(file)))?.mtimeMs ?? oldest) >= oldest) continue;
+          this.log.info(
+            { repository: path.relative(this.#repositories, repo), digest },
+            'deleted an untagged image: the disk is short',
+          );
+          await rm(file, { force: true });
+        }
+      }
+    });
+    await this.collectGarbage();
+  }
+
+  /** Directories of the repositories. */
+  async #repositoriesOnDisk(): Promise<string[]> {
+    const found: string[] = [];
+    const walk = async (dir: string): Promise<void> => {
+      for (const e of await readdir(dir, { withFileTypes: true })) {
+        if (!e.isDirectory() || e.name === '_tags') continue;
+        if (e.name === '_manifests') found.push(dir);
+        else await walk(path.join(dir, e.name));
+      }
+    };
+    await walk(this.#repositories);
+    return found;
   }
 
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
