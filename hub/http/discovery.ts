@@ -28,6 +28,9 @@ export function subresourcesOf(k: Kind): Subresource[] {
   return out;
 }
 
+/** `api/v1` or `apis/apps/v1`: the path of a kind's group version, without the first slash. */
+export const rootOf = (k: Kind): string => `${k.group ? 'apis' : 'api'}/${apiVersionOf(k)}`;
+
 /** Groups in Kubernetes' order of preference, each with its kinds per version. */
 function groupsOf(kinds: readonly Kind[]): { name: string; versions: { name: string; kinds: Kind[] }[] }[] {
   const groups = new Map<string, Map<string, Kind[]>>();

@@ -3,21 +3,27 @@ import { readFile } from 'node:fs/promises';
 import type { IncomingHttpHeaders } from 'node:http';
 import { promisify } from 'node:util';
 import { gunzip, gzip } from 'node:zlib';
-import { apiVersionOf, type Kind } from '../../api/kinds/kind.js';
+import type { Kind } from '../../api/kinds/kind.js';
 import { ApiError } from '../../api/meta/errors.js';
-import { PATCH_TYPES } from '../registry/api.js';
-import { subresourcesOf } from './discovery.js';
+import { rootOf } from './discovery.js';
 import { JSON_TYPE, jsonReply, noSuchResource, type Reply } from './message.js';
 
 /** Definitions made at build time by scripts/schemas.mjs: OpenAPI v2, by name. */
 const DEFINITIONS = new URL('../../api/generated/definitions.json', import.meta.url);
 
-type Schema = Record<string, unknown>;
 const zip = promisify(gzip);
 const unzip = promisify(gunzip);
 
+/** The protobuf form of v2; client-go asks for the second spelling. */
+const PROTO_TYPE = 'application/com.github.proto-openapi.spec.v2.v1.0+protobuf';
+const PROTO_TYPES: readonly string[] = [
+  PROTO_TYPE,
+  'application/com.github.proto-openapi.spec.v2@v1.0+protobuf',
+];
+
 /** A finished document: compressed, since it is big, rarely asked for, and nearly always by clients that take gzip. */
 interface Document {
+  type: string;
   etag: string;
   gzipped: Buffer;
 }
@@ -40,36 +46,31 @@ export class OpenApi {
       this.#index ??= this.#makeIndex();
       return jsonReply(200, await this.#index);
     }
-    const root =
-      path === '/openapi/v2'
-        ? 'v2'
-        : path.startsWith('/openapi/v3/')
-          ? path.slice('/openapi/v3/'.length)
-          : '';
-    const kinds = root === 'v2' ? this.kinds : this.kinds.filter((k) => rootOf(k) === root);
-    if (root === '' || kinds.length === 0) throw noSuchResource();
-    checkAccept(headers.accept);
+    const id = path === '/openapi/v2' ? v2Form(headers.accept) : path.slice('/openapi/v3/'.length);
+    const known = id === 'v2' || id === 'v2-protobuf' || this.kinds.some((k) => rootOf(k) === id);
+    if (!known || !path.startsWith('/openapi/v')) throw noSuchResource();
+    if (id !== 'v2-protobuf') checkAccept(headers.accept);
 
-    let made = this.#documents.get(root);
+    let made = this.#documents.get(id);
     if (!made) {
-      made = this.#make(root, kinds);
-      this.#documents.set(root, made);
-      made.catch(() => this.#documents.delete(root));
+      made = this.#make(id);
+      this.#documents.set(id, made);
+      made.catch(() => this.#documents.delete(id));
     }
-    const { etag, gzipped } = await made;
-    const shared = { etag, vary: 'Accept-Encoding, Accept', 'cache-control': 'no-cache, private' };
-    if (headers['if-none-match']?.includes(etag)) return { status: 304, headers: shared };
-    if (/\bgzip\b/.test(headers['accept-encoding']?.toString() ?? '')) {
-      return {
-        status: 200,
-        headers: { ...shared, 'content-type': JSON_TYPE, 'content-encoding': 'gzip' },
-        body: gzipped,
-      };
-    }
-    return { status: 200, headers: { ...shared, 'content-type': JSON_TYPE }, body: await unzip(gzipped) };
+    const { type, etag, gzipped } = await made;
+    const head = {
+      'content-type': type,
+      etag,
+      vary: 'Accept-Encoding, Accept',
+      'cache-control': 'no-cache, private',
+    };
+    if (headers['if-none-match']?.includes(etag)) return { status: 304, headers: head };
+    if (headers['accept-encoding']?.includes('gzip'))
+      return { status: 200, headers: { ...head, 'content-encoding': 'gzip' }, body: gzipped };
+    return { status: 200, headers: head, body: await unzip(gzipped) };
   }
 
-  /** Which documents there are, each with a hash that changes when it would (the build's definitions, kinds and version). */
+  /** Which v3 documents there are, each with a hash that changes when it would (definitions, kinds, version). */
   async #makeIndex(): Promise<string> {
     const build = createHash('sha256')
       .update(await readFile(DEFINITIONS))
@@ -84,470 +85,37 @@ export class OpenApi {
     return JSON.stringify({ paths });
   }
 
-  async #make(root: string, kinds: readonly Kind[]): Promise<Document> {
-    const definitions = JSON.parse(await readFile(DEFINITIONS, 'utf8')) as Record<string, Schema>;
-    const document = JSON.stringify(
-      root === 'v2'
-        ? openApiV2(kinds, definitions, this.version)
-        : openApiV3(kinds, definitions, this.version),
-    );
-    const etag = `"${createHash('sha256').update(document).digest('hex').toUpperCase()}"`;
-    return { etag, gzipped: await zip(document, { level: 6 }) };
+  async #make(id: string): Promise<Document> {
+    const { openApiV2, openApiV3 } = await import('./openapi-documents.js');
+    const definitions = JSON.parse(await readFile(DEFINITIONS, 'utf8'));
+    let bytes: string | Buffer;
+    if (id === 'v2-protobuf') {
+      const { encodeOpenApiV2 } = await import('./openapi-protobuf.js');
+      bytes = encodeOpenApiV2(openApiV2(this.kinds, definitions, this.version));
+    } else if (id === 'v2') bytes = JSON.stringify(openApiV2(this.kinds, definitions, this.version));
+    else {
+      const kinds = this.kinds.filter((k) => rootOf(k) === id);
+      bytes = JSON.stringify(openApiV3(kinds, definitions, this.version));
+    }
+    const etag = `"${createHash('sha256').update(bytes).digest('hex').toUpperCase()}"`;
+    return {
+      type: id === 'v2-protobuf' ? PROTO_TYPE : JSON_TYPE,
+      etag,
+      gzipped: await zip(bytes, { level: 6 }),
+    };
   }
 }
 
-/** `api/v1` or `apis/apps/v1`: how the index names a group version. */
-const rootOf = (k: Kind): string => `${k.group ? 'apis' : 'api'}/${apiVersionOf(k)}`;
+/** Which of its two forms a client wants `/openapi/v2` in. */
+function v2Form(accept = ''): 'v2' | 'v2-protobuf' {
+  const first = accept
+    .split(',')
+    .map((a) => a.split(';')[0]!.trim().toLowerCase())
+    .find((t) => t === JSON_TYPE || t === '*/*' || PROTO_TYPES.includes(t));
+  return first && PROTO_TYPES.includes(first) ? 'v2-protobuf' : 'v2';
+}
 
-/** JSON is all there is; some old clients take nothing but the protobuf form. */
 function checkAccept(accept: string | undefined): void {
   if (!accept || accept.split(',').some((a) => /^\s*(application\/(json|\*)|\*\/\*)/i.test(a))) return;
   throw new ApiError('NotAcceptable', 'only the following media types are accepted: application/json');
-}
-
-const META = 'io.k8s.apimachinery.pkg.apis.meta.v1';
-const REF = '#/definitions/';
-const V3_REF = '#/components/schemas/';
-
-/** The names of `roots` and of all that they refer to. */
-function closure(roots: readonly string[], definitions: Record<string, Schema>): string[] {
-  const found = new Set<string>();
-  const pending = [...roots];
-  for (let name = pending.pop(); name !== undefined; name = pending.pop()) {
-    const schema = definitions[name];
-    if (!schema || found.has(name)) continue;
-    found.add(name);
-    for (const [, ref] of JSON.stringify(schema).matchAll(/"\$ref":"#\/definitions\/([^"]+)"/g))
-      pending.push(ref!);
-  }
-  return [...found].sort();
-}
-
-const usedBy = (kinds: readonly Kind[], definitions: Record<string, Schema>): string[] =>
-  closure(
-    [
-      ...kinds.flatMap((k) => [k.schema, `${k.schema}List`]),
-      ...kinds.flatMap((k) => subresourcesOf(k).flatMap((s) => schemaOfPart(k, s.name) ?? [])),
-      `${META}.Status`,
-      `${META}.DeleteOptions`,
-      `${META}.WatchEvent`,
-    ],
-    definitions,
-  );
-
-function openApiV2(kinds: readonly Kind[], definitions: Record<string, Schema>, version: string): object {
-  return {
-    swagger: '2.0',
-    info: { title: 'Kubernetes', version },
-    paths: Object.fromEntries(
-      pathsOf(kinds).map((p) => [
-        p.path,
-        {
-          ...Object.fromEntries(p.operations.map((o) => [o.method, operationV2(o)])),
-          parameters: p.parameters.map((q) => ({
-            name: q.name,
-            in: 'path',
-            required: true,
-            type: 'string',
-            description: q.description,
-            uniqueItems: true,
-          })),
-        },
-      ]),
-    ),
-    definitions: Object.fromEntries(usedBy(kinds, definitions).map((name) => [name, definitions[name]])),
-  };
-}
-
-function openApiV3(kinds: readonly Kind[], definitions: Record<string, Schema>, version: string): object {
-  return {
-    openapi: '3.0.0',
-    info: { title: 'Kubernetes', version },
-    paths: Object.fromEntries(
-      pathsOf(kinds).map((p) => [
-        p.path,
-        {
-          ...Object.fromEntries(p.operations.map((o) => [o.method, operationV3(o)])),
-          parameters: p.parameters.map((q) => ({
-            name: q.name,
-            in: 'path',
-            required: true,
-            description: q.description,
-            schema: { type: 'string', uniqueItems: true },
-          })),
-        },
-      ]),
-    ),
-    components: {
-      schemas: Object.fromEntries(usedBy(kinds, definitions).map((name) => [name, toV3(definitions[name]!)])),
-    },
-  };
-}
-
-/** A v2 schema as OpenAPI 3.0 has it. */
-function toV3(schema: Schema): Schema {
-  if (typeof schema['$ref'] === 'string') {
-    const { $ref, ...rest } = schema;
-    const target = { $ref: V3_REF + ($ref as string).slice(REF.length) };
-    // Beside a `$ref` nothing else counts, so what is said of the field goes around it.
-    return Object.keys(rest).length > 0 ? { ...rest, allOf: [target] } : target;
-  }
-  if (schema['format'] === 'int-or-string') {
-    const { type: _, ...rest } = schema;
-    return { ...rest, oneOf: [{ type: 'integer' }, { type: 'string' }] };
-  }
-  const out: Schema = { ...schema };
-  if (schema['items']) out['items'] = toV3(schema['items'] as Schema);
-  if (schema['additionalProperties'])
-    out['additionalProperties'] = toV3(schema['additionalProperties'] as Schema);
-  if (schema['properties']) {
-    out['properties'] = Object.fromEntries(
-      Object.entries(schema['properties'] as Record<string, Schema>).map(([k, v]) => [k, toV3(v)]),
-    );
-  }
-  return out;
-}
-
-interface Parameter {
-  name: string;
-  description: string;
-  type?: 'string' | 'boolean' | 'integer';
-}
-
-interface Operation {
-  method: 'get' | 'put' | 'post' | 'patch' | 'delete';
-  id: string;
-  description: string;
-  action: string;
-  gvk: { group: string; version: string; kind: string };
-  tag: string;
-  query: readonly Parameter[];
-  /** Definition of the body; '' for a patch. */
-  body?: string;
-  bodyTypes: readonly string[];
-  /** Definition of the answer; absent: text. */
-  answer?: string;
-  code: number;
-}
-
-const DRY_RUN: Parameter = {
-  name: 'dryRun',
-  description: 'All: everything is checked and answered, nothing is written.',
-};
-const FIELD_MANAGER: Parameter = {
-  name: 'fieldManager',
-  description: 'The name under which the changed fields are recorded.',
-};
-const FIELD_VALIDATION: Parameter = {
-  name: 'fieldValidation',
-  description: 'What happens to unknown and duplicate fields: Ignore, Warn (the default) or Strict.',
-};
-const WRITE: readonly Parameter[] = [DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION];
-const FORCE: Parameter = {
-  name: 'force',
-  description: 'Takes over fields that others manage (apply patches only).',
-  type: 'boolean',
-};
-const PRETTY: Parameter = { name: 'pretty', description: 'Indents the answer.' };
-const SELECTORS: readonly Parameter[] = [
-  { name: 'labelSelector', description: 'Restricts to objects whose labels match.' },
-  { name: 'fieldSelector', description: 'Restricts to objects whose fields match.' },
-];
-const LIST: readonly Parameter[] = [
-  {
-    name: 'allowWatchBookmarks',
-    description: 'Asks for events of type BOOKMARK in a watch.',
-    type: 'boolean',
-  },
-  { name: 'continue', description: 'Goes on with a list in chunks, from the token of the chunk before.' },
-  ...SELECTORS,
-  { name: 'limit', description: 'The most objects to answer at once.', type: 'integer' },
-  {
-    name: 'resourceVersion',
-    description: 'The revision that the answer must be as new as, or that a watch starts after.',
-  },
-  {
-    name: 'resourceVersionMatch',
-    description: 'How resourceVersion applies to lists: Exact or NotOlderThan.',
-  },
-  {
-    name: 'sendInitialEvents',
-    description: 'Starts a watch with what exists, ended by a bookmark.',
-    type: 'boolean',
-  },
-  { name: 'timeoutSeconds', description: 'Ends a watch after this long.', type: 'integer' },
-  { name: 'watch', description: 'Streams changes instead of listing.', type: 'boolean' },
-];
-const DELETE: readonly Parameter[] = [
-  DRY_RUN,
-  {
-    name: 'gracePeriodSeconds',
-    description: 'How long the object may take to end; 0 is at once.',
-    type: 'integer',
-  },
-  { name: 'propagationPolicy', description: 'What happens to dependents: Orphan, Background or Foreground.' },
-];
-const LOG: readonly Parameter[] = [
-  { name: 'container', description: 'The container; may be left out when the pod has one only.' },
-  { name: 'follow', description: 'Goes on as the log grows.', type: 'boolean' },
-  { name: 'limitBytes', description: 'Ends the answer after this many bytes.', type: 'integer' },
-  { name: 'previous', description: 'The log of the instance before the last restart.', type: 'boolean' },
-  { name: 'sinceSeconds', description: 'Only what is younger than this.', type: 'integer' },
-  { name: 'sinceTime', description: 'Only what was written after this time (RFC 3339).' },
-  { name: 'tailLines', description: 'Only this many last lines.', type: 'integer' },
-  { name: 'timestamps', description: 'Begins every line with its time.', type: 'boolean' },
-];
-const NAME: Parameter = { name: 'name', description: 'name of the object' };
-const NAMESPACE: Parameter = {
-  name: 'namespace',
-  description: 'object name and auth scope, such as for teams and projects',
-};
-const OBJECT_TYPES = ['application/json', 'application/yaml'];
-
-/** The definition that a subresource answers with; undefined: text. */
-function schemaOfPart(k: Kind, part: string): string | undefined {
-  const OTHER: Readonly<Record<string, string>> = {
-    scale: 'io.k8s.api.autoscaling.v1.Scale',
-    binding: 'io.k8s.api.core.v1.Binding',
-    eviction: 'io.k8s.api.policy.v1.Eviction',
-  };
-  return part === 'log' ? undefined : (OTHER[part] ?? k.schema);
-}
-
-/** Every path of the given kinds with its operations, from the declarations alone. */
-function pathsOf(
-  kinds: readonly Kind[],
-): { path: string; parameters: Parameter[]; operations: Operation[] }[] {
-  const out: { path: string; parameters: Parameter[]; operations: Operation[] }[] = [];
-  for (const k of kinds) {
-    const base = `/${rootOf(k)}`;
-    const gvk = { group: k.group, version: k.version, kind: k.kind };
-    const version = k.version[0]!.toUpperCase() + k.version.slice(1);
-    const group = k.group === '' ? 'Core' : k.group.split('.')[0]!.replace(/^./, (c) => c.toUpperCase());
-    const tag = `${group.toLowerCase()}_${k.version}`;
-    const scope = k.namespaced ? 'Namespaced' : '';
-    const collection = k.namespaced ? `${base}/namespaces/{namespace}/${k.plural}` : `${base}/${k.plural}`;
-    const outer = k.namespaced ? [NAMESPACE] : [];
-    const make = (
-      o: Omit<Operation, 'id' | 'gvk' | 'tag' | 'bodyTypes' | 'code'> & {
-        verb: string;
-        what?: string;
-        gvk?: Operation['gvk'];
-        code?: number;
-        bodyTypes?: readonly string[];
-      },
-    ): Operation => ({
-      bodyTypes: OBJECT_TYPES,
-      code: 200,
-      tag,
-      ...o,
-      id: `${o.verb}${group}${version}${o.what ?? `${scope}${k.kind}`}`,
-      gvk: o.gvk ?? gvk,
-    });
-    const listOf = (id: string | undefined) =>
-      make({
-        method: 'get',
-        verb: 'list',
-        what: id,
-        action: 'list',
-        description: `list or watch objects of kind ${k.kind}`,
-        query: [PRETTY, ...LIST],
-        answer: `${k.schema}List`,
-      });
-
-    out.push({
-      path: collection,
-      parameters: outer,
-      operations: [
-        listOf(undefined),
-        make({
-          method: 'post',
-          verb: 'create',
-          action: 'post',
-          description: `create a ${k.kind}`,
-          query: [PRETTY, ...WRITE],
-          body: k.schema,
-          answer: k.schema,
-          code: 201,
-        }),
-        make({
-          method: 'delete',
-          verb: 'delete',
-          what: `Collection${scope}${k.kind}`,
-          action: 'deletecollection',
-          description: `delete collection of ${k.kind}`,
-          query: [PRETTY, ...DELETE, ...SELECTORS],
-          body: `${META}.DeleteOptions`,
-          answer: `${META}.Status`,
-        }),
-      ],
-    });
-    if (k.namespaced) {
-      out.push({
-        path: `${base}/${k.plural}`,
-        parameters: [],
-        operations: [listOf(`${k.kind}ForAllNamespaces`)],
-      });
-    }
-    const readWrite = (schema: string, what: string | undefined, of: Operation['gvk']): Operation[] => [
-      make({
-        method: 'get',
-        verb: 'read',
-        what,
-        gvk: of,
-        action: 'get',
-        description: `read the specified ${k.kind}`,
-        query: [PRETTY],
-        answer: schema,
-      }),
-      make({
-        method: 'put',
-        verb: 'replace',
-        what,
-        gvk: of,
-        action: 'put',
-        description: `replace the specified ${k.kind}`,
-        query: [PRETTY, ...WRITE],
-        body: schema,
-        answer: schema,
-      }),
-      make({
-        method: 'patch',
-        verb: 'patch',
-        what,
-        gvk: of,
-        action: 'patch',
-        description: `partially update the specified ${k.kind}`,
-        query: [PRETTY, ...WRITE, FORCE],
-        body: '',
-        bodyTypes: Object.values(PATCH_TYPES),
-        answer: schema,
-      }),
-    ];
-    out.push({
-      path: `${collection}/{name}`,
-      parameters: [NAME, ...outer],
-      operations: [
-        ...readWrite(k.schema, undefined, gvk),
-        make({
-          method: 'delete',
-          verb: 'delete',
-          action: 'delete',
-          description: `delete a ${k.kind}`,
-          query: [PRETTY, ...DELETE],
-          body: `${META}.DeleteOptions`,
-          answer: `${META}.Status`,
-        }),
-      ],
-    });
-    for (const s of subresourcesOf(k)) {
-      const schema = schemaOfPart(k, s.name);
-      const of = { group: s.group ?? k.group, version: s.version ?? k.version, kind: s.kind ?? k.kind };
-      const what = `${scope}${k.kind}${s.name[0]!.toUpperCase()}${s.name.slice(1)}`;
-      const operations = s.verbs.includes('create')
-        ? [
-            make({
-              method: 'post',
-              verb: 'create',
-              what,
-              gvk: of,
-              action: 'post',
-              description: `create ${s.name} of a ${k.kind}`,
-              query: [PRETTY, ...WRITE],
-              body: schema!,
-              answer: schema!,
-              code: 201,
-            }),
-          ]
-        : schema === undefined
-          ? [
-              make({
-                method: 'get',
-                verb: 'read',
-                what,
-                gvk: of,
-                action: 'get',
-                description: `read ${s.name} of the specified ${k.kind}`,
-                query: LOG,
-              }),
-            ]
-          : readWrite(schema, what, of);
-      out.push({ path: `${collection}/{name}/${s.name}`, parameters: [NAME, ...outer], operations });
-    }
-  }
-  return out;
-}
-
-const shared = (o: Operation) => ({
-  description: o.description,
-  operationId: o.id,
-  tags: [o.tag],
-  'x-kubernetes-action': o.action,
-  'x-kubernetes-group-version-kind': o.gvk,
-});
-
-function operationV2(o: Operation): object {
-  const body =
-    o.body === undefined
-      ? []
-      : [
-          {
-            name: 'body',
-            in: 'body',
-            required: o.action !== 'delete' && o.action !== 'deletecollection',
-            schema: o.body ? { $ref: REF + o.body } : { type: 'object' },
-          },
-        ];
-  const answer = o.answer ? { schema: { $ref: REF + o.answer } } : { schema: { type: 'string' } };
-  return {
-    ...shared(o),
-    consumes: o.body === undefined ? ['*/*'] : o.bodyTypes,
-    produces: o.answer ? OBJECT_TYPES : ['text/plain'],
-    schemes: ['https'],
-    parameters: [
-      ...o.query.map((q) => ({
-        name: q.name,
-        in: 'query',
-        description: q.description,
-        type: q.type ?? 'string',
-        uniqueItems: true,
-      })),
-      ...body,
-    ],
-    responses: {
-      [o.code]: { description: o.code === 201 ? 'Created' : 'OK', ...answer },
-      401: { description: 'Unauthorized' },
-    },
-  };
-}
-
-function operationV3(o: Operation): object {
-  const schema = o.body ? { $ref: V3_REF + o.body } : { type: 'object' };
-  const answer = o.answer ? { $ref: V3_REF + o.answer } : { type: 'string' };
-  return {
-    ...shared(o),
-    parameters: o.query.map((q) => ({
-      name: q.name,
-      in: 'query',
-      description: q.description,
-      schema: { type: q.type ?? 'string', uniqueItems: true },
-    })),
-    ...(o.body === undefined
-      ? {}
-      : {
-          requestBody: {
-            content: Object.fromEntries(o.bodyTypes.map((t) => [t, { schema }])),
-            required: o.action !== 'delete' && o.action !== 'deletecollection',
-          },
-        }),
-    responses: {
-      [o.code]: {
-        description: o.code === 201 ? 'Created' : 'OK',
-        content: Object.fromEntries(
-          (o.answer ? OBJECT_TYPES : ['text/plain']).map((t) => [t, { schema: answer }]),
-        ),
-      },
-      401: { description: 'Unauthorized' },
-    },
-  };
 }

@@ -1,0 +1,49 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { systemClock } from '../../../api/clock.js';
+import { silentLog } from '../../../api/log.js';
+import { type HttpServerOptions, HttpServer } from '../../../hub/http/server.js';
+import { createPki } from '../../../hub/pki/pki.js';
+import type { NodeStreams } from '../../../hub/streams.js';
+import { testApi } from '../../../hub/testing/api.js';
+
+/** The API behind real sockets and certificates, over a store in memory: no nodes, no controllers. */
+export async function startApiServer(options: { streams?: NodeStreams } & Partial<HttpServerOptions> = {}) {
+  const dir = await mkdtemp(join(tmpdir(), 'cox-api-'));
+  const { registry, store, api } = await testApi({ streams: options.streams });
+  const pki = await createPki(dir, { localHosts: () => [] });
+  const server = new HttpServer({
+    api,
+    clock: systemClock,
+    log: silentLog,
+    host: '127.0.0.1',
+    port: 0,
+    tls: { ...pki.server, ca: pki.caPem },
+    ...options,
+  });
+  await server.start();
+  const url = `https://127.0.0.1:${server.port}`;
+  const kubeconfig = join(dir, 'admin.kubeconfig');
+  await pki.writeAdminKubeconfig(kubeconfig, url);
+  // What the hub's own start and its controllers would have made.
+  for (const name of ['default', 'kube-system']) {
+    await registry.client().create(registry.kindFor('', 'v1', 'namespaces')!, { metadata: { name } });
+  }
+  return {
+    dir,
+    registry,
+    store,
+    pki,
+    server,
+    url,
+    kubeconfig,
+    async stop() {
+      await server.stop();
+      await store.close();
+      await rm(dir, { recursive: true, force: true });
+    },
+  };
+}
+
+export type ApiServer = Awaited<ReturnType<typeof startApiServer>>;
