@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../../../api/clock.js';
 import { silentLog } from '../../../api/log.js';
-import { type HttpServerOptions, HttpServer } from '../../../hub/http/server.js';
+import { HttpServer, type HttpServerOptions } from '../../../hub/http/server.js';
 import { createPki } from '../../../hub/pki/pki.js';
 import type { NodeStreams } from '../../../hub/streams.js';
 import { testApi } from '../../../hub/testing/api.js';

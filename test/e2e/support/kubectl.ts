@@ -11,7 +11,13 @@ export interface Ran {
 export function kubectlOf(minor: '1.32' | '1.36', kubeconfig: string, home: string) {
   const start = (args: string[], env: NodeJS.ProcessEnv = {}) =>
     spawn(kubectlPath(minor), args, {
-      env: { PATH: process.env['PATH'], HOME: home, KUBECONFIG: kubeconfig, KUBECACHEDIR: `${home}/cache-${minor}`, ...env },
+      env: {
+        PATH: process.env['PATH'],
+        HOME: home,
+        KUBECONFIG: kubeconfig,
+        KUBECACHEDIR: `${home}/cache-${minor}`,
+        ...env,
+      },
       stdio: ['pipe', 'pipe', 'pipe'],
     });
   /** Runs to the end, whatever the exit code; a string or an object goes to stdin. */
@@ -30,7 +36,8 @@ export function kubectlOf(minor: '1.32' | '1.36', kubeconfig: string, home: stri
   /** As `run`, and throws unless it succeeds; returns stdout. */
   const ok = async (args: string[], input?: unknown, env?: NodeJS.ProcessEnv): Promise<string> => {
     const r = await run(args, input, env);
-    if (r.code !== 0) throw new Error(`kubectl ${args.join(' ')} ended with ${r.code}\n${r.stdout}\n${r.stderr}`);
+    if (r.code !== 0)
+      throw new Error(`kubectl ${args.join(' ')} ended with ${r.code}\n${r.stdout}\n${r.stderr}`);
     return r.stdout;
   };
   return { start, run, ok };
