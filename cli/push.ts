@@ -24,20 +24,11 @@ const FLAGS: Record<string, Flag> = {
 /** Bytes; what agents accept by default. */
 const MODULE_MAX = 256 << 20;
 
-/** A further layer beside the module, e.g. a form of it that was made ready to run. */
-export interface ExtraLayer {
-  mediaType: string;
-  content: Uint8Array;
-  annotations?: Record<string, string>;
-}
-
-export interface PushOptions {
-  /** Makes further layers from a component; agents find them in `WasmImage.layers`. */
-  derive?: (component: Uint8Array) => Promise<ExtraLayer[]>;
-}
-
-/** `cox push FILE.wasm NAME:TAG`: puts a module or component into the hub's registry as a Wasm OCI artifact. */
-export async function push(argv: string[], options: PushOptions = {}): Promise<number> {
+/**
+ * `cox push FILE.wasm NAME:TAG`: puts a module or component into the hub's registry as a Wasm OCI artifact. Components go
+ * as they are; the hub makes them ready to run (hub/images/transpile.ts).
+ */
+export async function push(argv: string[]): Promise<number> {
   const flags = parseFlags(argv, FLAGS, 2);
   if (flags.on('help')) {
     process.stdout.write(`usage: cox push FILE.wasm NAME:TAG [flags]\n\n${describeFlags(FLAGS)}\n`);
@@ -52,20 +43,11 @@ export async function push(argv: string[], options: PushOptions = {}): Promise<n
   const { hub, auth } = access(flags);
   const client = new RegistryClient({ hub: () => hub });
   try {
-    const layers: Descriptor[] = [];
-    const add = async (mediaType: string, bytes: Uint8Array, annotations?: Record<string, string>) => {
+    const add = async (mediaType: string, bytes: Uint8Array): Promise<Descriptor> => {
       const digest = await client.pushBlob(ref, bytes, { auth });
-      const d: Descriptor = {
-        mediaType,
-        digest,
-        size: bytes.length,
-        ...(annotations ? { annotations } : {}),
-      };
-      return d;
+      return { mediaType, digest, size: bytes.length };
     };
-    layers.push(await add(MEDIA.wasmLayer, content));
-    const extra = kind === 'component' ? ((await options.derive?.(content)) ?? []) : [];
-    for (const l of extra) layers.push(await add(l.mediaType, l.content, l.annotations));
+    const layers = [await add(MEDIA.wasmLayer, content)];
     // CNCF TAG Runtime's Wasm OCI artifact layout. No creation time: the same file gives the same digest.
     const config = {
       architecture: 'wasm',

@@ -384,6 +384,14 @@ describe.each([
 });
 
 describe('image storage', () => {
+  it('tells the hub where a blob lies', async () => {
+    await start();
+    await push(http1, 'a', '1');
+    expect(fs.readFileSync((await registry.blob(sha('layer')))!, 'utf8')).toBe('layer');
+    expect(await registry.blob(sha('none'))).toBeUndefined();
+    expect(await registry.blob('sha256:../../push.token')).toBeUndefined();
+  });
+
   it('drops uploads that stopped', async () => {
     await start({ uploadIdle: 20 });
     const at = (await http1('POST', '/v2/a/blobs/uploads/')).headers['location'] as string;

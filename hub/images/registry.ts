@@ -129,6 +129,12 @@ export class ImageRegistry {
     return this.#storage.collectGarbage();
   }
 
+  /** Where the blob with this digest lies on disk; undefined when it is not here. */
+  async blob(digest: string): Promise<string | undefined> {
+    if (!isDigest(digest) || (await this.#storage.promiseBlob(digest)) === undefined) return undefined;
+    return this.#storage.blobPath(digest);
+  }
+
   /** Answers one request below `/v2/`. Never rejects. */
   readonly handle = async (req: IncomingMessage, res: ServerResponse): Promise<void> => {
     try {

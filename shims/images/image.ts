@@ -20,7 +20,7 @@ export interface WasmImage {
   workingDir?: string;
   /** The image's user as its config has it, e.g. `1000:1000` or `nobody`. */
   user?: string;
-  /** The manifest's layers, e.g. to find a derived form that `cox push` added beside the module. */
+  /** The manifest's layers. */
   layers: { mediaType: string; digest: string; size: number; annotations?: Record<string, string> }[];
 }
 
