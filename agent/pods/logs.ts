@@ -146,9 +146,10 @@ async function openIfThere(path: string): Promise<FileHandle | undefined> {
   }
 }
 
+/** A new file has the log's name. While there is none, the runtime may still write to the one that was renamed. */
 async function replaced(f: FileHandle, path: string): Promise<boolean> {
   const [there, own] = await Promise.all([stat(path).catch(() => undefined), f.stat()]);
-  return there === undefined || there.ino !== own.ino;
+  return there !== undefined && there.ino !== own.ino;
 }
 
 async function* blocks(f: FileHandle, from: number): AsyncGenerator<Buffer> {

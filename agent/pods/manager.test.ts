@@ -1,6 +1,9 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Pod } from 'kubernetes-types/core/v1.js';
 import { afterEach, describe, expect, it } from 'vitest';
+import type { PodLogOptions } from '../../api/wire/streams.js';
+import { type Shim, ShimError } from '../../shims/shim.js';
 import { pod, TestNode } from './testing/node.js';
 
 let node: TestNode;
@@ -292,5 +295,152 @@ describe('adoption', () => {
     expect(node.told('Started').filter((m) => m.includes('init0'))).toHaveLength(2);
     await node.advance(120_000);
     expect((await node.shim.list()).sandboxes.filter((s) => s.state === 'ready')).toHaveLength(1);
+  });
+});
+
+describe('logs', () => {
+  const read = async (p: Pod, options: Partial<PodLogOptions> = {}) => {
+    const out: Uint8Array[] = [];
+    const { name, uid } = p.metadata!;
+    for await (const b of node.manager.logs(
+      { namespace: 'default', pod: name!, uid: uid!, container: 'c0', ...options },
+      new AbortController().signal,
+    ))
+      out.push(b);
+    return Buffer.concat(out).toString();
+  };
+
+  it('are those of the container, of the one before it, or say why there are none', async () => {
+    node = await new TestNode({}, { pullMs: 1000 }).start();
+    const p = pod('talks', [{ script: { log: ['one', 'two'], runMs: 5000, exitCode: 1 } }]);
+    node.apply(p);
+    await node.settle();
+    await expect(read(p)).rejects.toMatchObject({
+      reason: 'BadRequest',
+      message: 'container "c0" in pod "talks" is waiting to start: ContainerCreating',
+    });
+    await node.until('Running', () => node.phase(p) === 'Running');
+    expect(await read(p)).toBe('one\ntwo\n');
+    expect(await read(p, { tailLines: 1 })).toBe('two\n');
+    await expect(read(p, { previous: true })).rejects.toThrow(
+      'previous terminated container "c0" in pod "talks" not found',
+    );
+    await expect(read(p, { container: 'zz' })).rejects.toThrow('container zz is not valid for pod talks');
+    await expect(read(p, { uid: 'other' })).rejects.toMatchObject({ reason: 'NotFound' });
+    await node.until('restarted', () => node.container(p)?.restartCount === 1);
+    expect(await read(p, { previous: true })).toBe('one\ntwo\n');
+  });
+
+  it('follow to the end of the container', async () => {
+    node = await new TestNode().start();
+    const p = pod(
+      'follows',
+      [{ script: { steps: [{ log: 'a' }, { waitMs: 3000 }, { log: 'b' }, { exit: 0 }] } }],
+      {
+        restartPolicy: 'Never',
+      },
+    );
+    node.apply(p);
+    await node.until('Running', () => node.phase(p) === 'Running');
+    const reading = read(p, { follow: true });
+    await node.until('ended', () => node.phase(p) === 'Succeeded');
+    await node.advance(2000);
+    expect(await reading).toBe('a\nb\n');
+  });
+
+  it('are rotated by size, and so many files are kept', async () => {
+    node = await new TestNode({ logMaxBytes: 1000, logMaxFiles: 2 }).start();
+    const steps = Array.from({ length: 10 }, () => [{ lines: 40 }, { waitMs: 10_000 }]).flat();
+    const p = pod('chatty', [{ script: { steps } }]);
+    node.apply(p);
+    await node.advance(95_000);
+    const dir = join(node.dir, 'data/logs', `default_chatty_${p.metadata!.uid}`, 'c0');
+    const files = readdirSync(dir);
+    expect(files).toHaveLength(2);
+    expect(files).toContain('0.log');
+    expect((await read(p)).split('\n').filter((l) => l === 'line 39').length).toBeLessThanOrEqual(2);
+  });
+});
+
+describe('limits and refusals', () => {
+  it('evicts a pod whose emptyDir outgrew its limit', async () => {
+    node = await new TestNode().start();
+    const p = pod(
+      'greedy',
+      [
+        {
+          volumeMounts: [{ name: 'v', mountPath: '/v' }],
+          script: { steps: [{ write: '/v/big', text: 'x'.repeat(100_000) }, { waitMs: 1e9 }] },
+        },
+      ],
+      { volumes: [{ name: 'v', emptyDir: { sizeLimit: '10Ki' } }] },
+    );
+    node.apply(p);
+    await node.until('Failed', () => node.phase(p) === 'Failed', 120_000);
+    expect(node.status(p)).toMatchObject({
+      reason: 'Evicted',
+      message: 'Usage of EmptyDir volume "v" exceeds the limit "10Ki". ',
+    });
+    expect(node.told('Evicted')).toHaveLength(1);
+    await node.restart();
+    await node.advance(60_000);
+    expect(node.phase(p)).toBe('Failed');
+  });
+
+  it('shows the last words of a container, written to its file', async () => {
+    node = await new TestNode().start();
+    const p = pod(
+      'words',
+      [{ script: { steps: [{ write: '/dev/termination-log', text: 'out of cheese' }, { exit: 1 }] } }],
+      { restartPolicy: 'Never' },
+    );
+    node.apply(p);
+    await node.until('Failed', () => node.phase(p) === 'Failed');
+    expect(node.container(p)!.state!.terminated).toMatchObject({ message: 'out of cheese', exitCode: 1 });
+  });
+
+  it('tells of a volume that cannot be had, and mounts it when it can', async () => {
+    node = await new TestNode().start();
+    const p = pod('vol', [{ volumeMounts: [{ name: 'v', mountPath: '/v' }] }], {
+      volumes: [{ name: 'v', configMap: { name: 'later' } }],
+    });
+    node.apply(p);
+    await node.until('told', () => node.told('FailedMount').length > 0);
+    expect(node.told('FailedMount')[0]).toBe(
+      'MountVolume.SetUp failed for volume "v" : configmap "later" not found',
+    );
+    node.configMaps.push({ metadata: { name: 'later', namespace: 'default' }, data: { a: '1' } });
+    node.apply();
+    await node.until('Running', () => node.phase(p) === 'Running', 500);
+  });
+
+  it('pulls with the secret that fits, and with the copy it has when no registry is in reach', async () => {
+    let offline = false;
+    node = new TestNode({}, { images: { 'r.test/private:1': { auth: { username: 'u', password: 'p' } } } });
+    node.wrap = (s) =>
+      new Proxy(s, {
+        get: (target, name: keyof Shim) =>
+          name === 'pullImage' && offline
+            ? () => Promise.reject(new ShimError('RegistryUnavailable', 'no route to host'))
+            : typeof target[name] === 'function'
+              ? (target[name] as (...a: unknown[]) => unknown).bind(target)
+              : target[name],
+      });
+    await node.start();
+    const auths = { 'r.test': { username: 'u', password: 'p' } };
+    node.secrets.push({
+      metadata: { name: 'pull', namespace: 'default' },
+      data: { '.dockerconfigjson': Buffer.from(JSON.stringify({ auths })).toString('base64') },
+    });
+    const p = pod('private', [{ image: 'r.test/private:1', imagePullPolicy: 'Always' }], {
+      imagePullSecrets: [{ name: 'pull' }],
+    });
+    node.apply(p);
+    await node.until('Running', () => node.phase(p) === 'Running');
+    offline = true;
+    node.shim.powerCut();
+    await node.restart();
+    await node.until('Running again', () => node.container(p)?.restartCount === 1);
+    expect(node.told('Failed').at(-1)).toContain('using the copy present on machine');
   });
 });

@@ -444,6 +444,8 @@ function containers(d: Draft): 'next' | 'wait' {
 /** One step towards a running container. */
 function bring(d: Draft, spec: Container, v: Verdict): void {
   const { p } = d;
+  // An earlier attempt that still runs is being stopped; two of a kind never run at once.
+  if (p.containers.some((c) => c.name === spec.name && c.state === 'running')) return;
   if (v.is === 'created') {
     d.waiting[spec.name] ??= { reason: 'ContainerCreating' };
     d.actions.push({ do: 'resumeContainer', container: spec.name, id: v.c.id });
