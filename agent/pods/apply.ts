@@ -305,6 +305,8 @@ function sandboxSpec(w: PodContext, attempt: number): SandboxSpec {
     hostNetwork: spec.hostNetwork ?? false,
     hostPID: spec.hostPID ?? false,
     hostIPC: spec.hostIPC ?? false,
+    sharePID: spec.shareProcessNamespace ?? false,
+    privileged: allContainers(pod).some((c) => c.securityContext?.privileged === true),
     ...dns(pod),
     portMappings: allContainers(pod).flatMap((c) =>
       (c.ports ?? [])
