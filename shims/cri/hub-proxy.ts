@@ -2,7 +2,7 @@
  * How a container runtime pulls from the hub's own registry without a line in its configuration: during a pull the agent
  * listens on a loopback address of its own, adds TLS with the hub's CA and the agent's credentials, and lets only that
  * pull in, by a password made for it. Runtimes speak plain HTTP to loopback registries, containerd by default
- * (docs/decisions/cri.md).
+ * (docs/decisions/0042-hub-images-through-loopback.md).
  */
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';

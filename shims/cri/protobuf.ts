@@ -1,6 +1,6 @@
 /**
  * Protocol Buffers for the CRI: reads a small .proto and turns plain objects into bytes and back. It exists for memory:
- * grpc-js with proto-loader takes 16 MB of an agent's 60, this and node:http2 take 4 (docs/decisions/cri.md).
+ * grpc-js with proto-loader takes 16 MB of an agent's 60, this and node:http2 take 4 (docs/decisions/0040-cri-without-grpc-js.md).
  *
  * Covers proto3 scalars `string bytes bool int32 int64 uint32 uint64`, enums (as their names), messages, `repeated` and
  * `map<string, string>`. Field names become camelCase. Decoding fills absent fields with proto3's defaults (an absent
