@@ -135,7 +135,6 @@ export const OPERATIONS: Operations = {
     const left =
       graceSeconds === 0 ? 0 : Math.max(Math.min(MIN_GRACE_SECONDS, graceSeconds), graceSeconds - spent);
     await shimOf(w).stopContainer(id, left);
-    w.unhealthy.delete(id);
   },
 
   async settle(w, { do: _, ...end }) {

@@ -64,7 +64,6 @@ export interface PodContext {
   readonly stopped: Set<string>;
   /** Containers whose stop was told and whose preStop hook was run. */
   readonly killing: Set<string>;
-  readonly unhealthy: Map<string, string>;
   volumesUp: boolean;
   volumesDown: boolean;
   /** The end of a pod that is being removed: never written, as it leaves no trace. */

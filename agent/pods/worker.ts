@@ -25,6 +25,7 @@ import {
   podId,
   type Waiting,
 } from './plan.js';
+import { Probes } from './probes.js';
 import { type PodRecord, readRecord, writeRecord } from './record.js';
 import { allContainers } from './resources.js';
 import { podStatus } from './status.js';
@@ -48,9 +49,6 @@ export class PodWorker implements PodContext {
   readonly stopped = new Set<string>();
   /** Containers whose stop was told and whose preStop hook was run. */
   readonly killing = new Set<string>();
-  readonly unhealthy = new Map<string, string>();
-  readonly notStarted = new Set<string>();
-  readonly notReady = new Set<string>();
   volumesUp = false;
   volumesDown = false;
   /** The state that the last look found; operations read it. */
@@ -75,10 +73,19 @@ export class PodWorker implements PodContext {
   #cancelWake: (() => void) | undefined;
   #deadlineFrom: number | undefined;
 
+  readonly #probes: Probes;
+
   constructor(host: Host, uid: string, pod: Pod) {
     this.host = host;
     this.uid = uid;
     this.pod = pod;
+    this.#probes = new Probes({
+      clock: host.clock,
+      shim: () => this.shim,
+      podIP: () => this.status?.podIP,
+      event: (type, reason, message, container) => this.event(type, reason, message, container),
+      changed: () => this.kick(),
+    });
   }
 
   /** The pod as it shall be; undefined: it shall be no more. */
@@ -122,6 +129,7 @@ export class PodWorker implements PodContext {
   stop(): void {
     this.#over = true;
     this.#cancelWake?.();
+    this.#probes.stop();
     this.life.abort(new Error('the agent is stopping'));
   }
 
@@ -154,6 +162,7 @@ export class PodWorker implements PodContext {
       return;
     }
     if (this.#over) return;
+    this.#probe();
     const picture = this.#picture();
     const next = plan(picture);
     this.#tellWaiting(next.waiting);
@@ -163,6 +172,17 @@ export class PodWorker implements PodContext {
     const at = Math.min(next.wakeAt ?? Number.POSITIVE_INFINITY, deadline ?? Number.POSITIVE_INFINITY);
     this.#cancelWake?.();
     if (at !== Number.POSITIVE_INFINITY) this.#wakeIn(at - picture.now);
+  }
+
+  /** Whatever runs in a pod that shall run is probed; one that ends is left in peace. */
+  #probe(): void {
+    const specs = this.goal().kind === 'run' ? allContainers(this.pod) : [];
+    this.#probes.sync(
+      specs.flatMap((spec) => {
+        const status = this.seen.containers.find((c) => c.name === spec.name && c.state === 'running');
+        return status ? [{ status, spec }] : [];
+      }),
+    );
   }
 
   #wakeIn(ms: number): void {
@@ -279,8 +299,8 @@ export class PodWorker implements PodContext {
       busy: this.#busy,
       stopped: this.stopped,
       settled: this.settled !== undefined,
-      unhealthy: this.unhealthy,
-      notStarted: this.notStarted,
+      unhealthy: this.#probes.unhealthy,
+      notStarted: this.#probes.notStarted,
       tuning: this.host.tuning,
     };
   }
@@ -446,8 +466,8 @@ export class PodWorker implements PodContext {
       startTime: this.record?.startTime ?? this.host.clock.now(),
       scheme: this.#scheme(),
       messages: this.#messages,
-      notReady: this.notReady,
-      notStarted: this.notStarted,
+      notReady: this.#probes.notReady,
+      notStarted: this.#probes.notStarted,
       end: this.settled,
     });
   }
