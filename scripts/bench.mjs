@@ -1,0 +1,20 @@
+// `npm run bench [-- flags]`: builds the program and the benchmarks, then measures. `npm run bench -- --help` says what.
+import { spawnSync } from 'node:child_process';
+import { cpSync } from 'node:fs';
+import { join } from 'node:path';
+
+const root = join(import.meta.dirname, '..');
+const run = (...args) => {
+  const { status } = spawnSync(process.execPath, args, {
+    cwd: root,
+    stdio: 'inherit',
+    env: { ...process.env, COX_REPO: root },
+  });
+  if (status !== 0) process.exit(status ?? 1);
+};
+
+run('scripts/build.mjs');
+run('scripts/examples.mjs', 'mixed-runtimes');
+run('node_modules/typescript/bin/tsc', '-p', 'tsconfig.bench.json');
+cpSync(join(root, 'api', 'generated'), join(root, 'dist-bench', 'api', 'generated'), { recursive: true });
+run('dist-bench/bench/main.js', ...process.argv.slice(2));
