@@ -68,7 +68,6 @@ export interface Kind<T extends KubeObject = AnyObject> {
   prepareForDelete?(o: T): void;
   validate?(o: T): FieldError[];
   validateUpdate?(o: T, old: T): FieldError[];
-  validateStatusUpdate?(o: T, old: T): FieldError[];
 }
 
 /** `apps/v1`, or `v1` for the core group. */
