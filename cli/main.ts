@@ -7,7 +7,38 @@ interface Command {
 }
 
 /** Each command is loaded only when it runs: an agent never pays for the hub's modules. */
-const COMMANDS: Record<string, Command> = {};
+const COMMANDS: Record<string, Command> = {
+  up: {
+    usage: 'up [--data-dir DIR] [--api-port P] [--mqtt-port P] [--node-name N]',
+    summary: 'a hub and one agent on this machine; Ctrl-C stops both',
+    load: async () => (await import('./up.js')).up,
+  },
+  hub: {
+    usage: 'hub --data-dir DIR [--host ADDR] [--api-port P] [--mqtt-port P] [--broker URL]',
+    summary: 'the Kubernetes API, scheduler, controllers and broker',
+    load: async () => (await import('./hub.js')).hub,
+  },
+  token: {
+    usage: 'token create --data-dir DIR [--ttl 24h]',
+    summary: 'prints a token with which a device may join',
+    load: async () => (await import('./token.js')).token,
+  },
+  agent: {
+    usage: 'agent --data-dir DIR [--join TOKEN] [--node-name N] [--label k=v]…',
+    summary: 'runs pods on this device',
+    load: async () => (await import('./agent.js')).agent,
+  },
+  push: {
+    usage: 'push FILE.wasm NAME:TAG [--data-dir DIR]',
+    summary: "puts a Wasm module into the hub's registry",
+    load: async () => (await import('./push.js')).push,
+  },
+  broker: {
+    usage: 'broker mosquitto --data-dir DIR --out DIR2',
+    summary: 'writes the configuration of a broker of your own',
+    load: async () => (await import('./broker.js')).broker,
+  },
+};
 
 function help(): string {
   const lines = Object.values(COMMANDS).map((c) => `  cox ${c.usage}\n      ${c.summary}`);

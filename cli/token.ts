@@ -27,6 +27,30 @@ export function parseDuration(flag: string, text: string): number {
 const random = (length: number): string =>
   Array.from({ length }, () => '0123456789abcdefghijklmnopqrstuvwxyz'[randomInt(36)]).join('');
 
+/** Makes a join token at a running hub; `ttl` in milliseconds, `uses` is how many devices may join with it. */
+export async function createToken(
+  client: ApiClient,
+  { ttl, uses }: { ttl: number; uses: number },
+): Promise<string> {
+  const { namespace, name } = LINK_CONFIG;
+  const config = await client.call<ConfigMap>('GET', `/api/v1/namespaces/${namespace}/configmaps/${name}`);
+  const addresses = (config.data?.['join'] ?? '').split(',').filter(Boolean);
+  const caHash = config.data?.['caHash'] ?? '';
+  if (!addresses.length || !caHash)
+    throw new Error(
+      `ConfigMap ${namespace}/${name} does not say where the hub is; restart the hub to write it anew`,
+    );
+  const id = random(6);
+  const secret = random(16);
+  const expiration = rfc3339(systemClock.now() + ttl);
+  await client.call<Secret>(
+    'POST',
+    `/api/v1/namespaces/${namespace}/secrets`,
+    bootstrapTokenSecret({ id, secret, expiration, uses }),
+  );
+  return formatToken({ addresses, caHash, id, secret });
+}
+
 export async function token(argv: string[]): Promise<number> {
   if (argv.includes('--help')) {
     process.stdout.write(`usage: cox token create [flags]\n\n${describeFlags(FLAGS)}\n`);
@@ -38,23 +62,7 @@ export async function token(argv: string[]): Promise<number> {
   const uses = flags.number('uses', 1, 100_000);
   const client = new ApiClient(readAccess(flags.required('data-dir')));
   try {
-    const { namespace, name } = LINK_CONFIG;
-    const config = await client.call<ConfigMap>('GET', `/api/v1/namespaces/${namespace}/configmaps/${name}`);
-    const addresses = (config.data?.['join'] ?? '').split(',').filter(Boolean);
-    const caHash = config.data?.['caHash'] ?? '';
-    if (!addresses.length || !caHash)
-      throw new Error(
-        `ConfigMap ${namespace}/${name} does not say where the hub is; restart the hub to write it anew`,
-      );
-    const id = random(6);
-    const secret = random(16);
-    const expiration = rfc3339(systemClock.now() + ttl);
-    await client.call<Secret>(
-      'POST',
-      `/api/v1/namespaces/${namespace}/secrets`,
-      bootstrapTokenSecret({ id, secret, expiration, uses }),
-    );
-    process.stdout.write(`${formatToken({ addresses, caHash, id, secret })}\n`);
+    process.stdout.write(`${await createToken(client, { ttl, uses })}\n`);
     return 0;
   } finally {
     client.close();

@@ -45,6 +45,8 @@ export interface AgentLinkOptions {
   log: Log;
   /** Default: TLS to the identity's addresses. */
   transport?: Transport;
+  /** Told at every welcome where the hub's OCI registry is, `host:port`. */
+  registry?: (address: string) => void;
   /** Seconds between MQTT pings; default `KEEPALIVE_SECONDS`. */
   keepalive?: number;
 }
@@ -327,6 +329,7 @@ export class AgentLink implements Reporter {
     this.#failures = 0;
     this.#hellos = 0;
     session.welcomed = true;
+    if (typeof w.a === 'string' && w.a.length < 300) this.#o.registry?.(w.a);
     this.#log.info({ generation: this.#generation }, 'linked to the hub');
     const skew = Math.abs(w.t - this.#clock.now());
     if (skew > 3_600_000)

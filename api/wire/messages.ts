@@ -98,6 +98,8 @@ export interface Welcome {
   c?: 1;
   /** Send every report again: this hub has not seen this epoch. */
   r?: 1;
+  /** `host:port` of the hub's OCI registry (HTTPS, the hub's CA). */
+  a?: string;
 }
 
 /** A JSON merge patch (RFC 7386) of the item held, or the whole item. */

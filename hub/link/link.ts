@@ -48,6 +48,8 @@ export interface HubLinkOptions {
   informers?: Informers;
   /** Where agents reach an embedded broker: `host:port`, best first. An external one knows its own address. */
   addresses?: () => string[];
+  /** Where agents reach the hub's OCI registry, told at every welcome: `host:port`. */
+  registry?: () => string;
   /** Milliseconds after a link broke until the Node says so. Default 10,000: an agent's restart passes unnoticed. */
   graceMs?: number;
   /** Milliseconds after a start until nodes that have not come back are given up. Default 60,000. */
@@ -314,7 +316,11 @@ export class HubLink implements NodeStreams {
       });
       return;
     }
-    const welcome: Welcome = { g: this.#desired.revision, t: this.#clock.now() };
+    const welcome: Welcome = {
+      g: this.#desired.revision,
+      t: this.#clock.now(),
+      ...(this.#o.registry ? { a: this.#o.registry() } : {}),
+    };
     if (!key) {
       answer(TYPE.welcome, { ...welcome, c: 1 } satisfies Welcome);
       return;
@@ -620,14 +626,13 @@ export class HubLink implements NodeStreams {
       link: n.link,
     };
     const plan = planNode(old, facts, this.#clock.now());
-    let current = old;
-    if (plan.main)
-      current = old
-        ? await client.update<Node>(nodes, plan.main)
-        : await client.create<Node>(nodes, plan.main);
+    if (plan.main) {
+      if (old) await client.update<Node>(nodes, plan.main);
+      else await client.create<Node>(nodes, plan.main);
+    }
     if (plan.status) {
-      const resourceVersion = current?.metadata?.resourceVersion;
-      const metadata = { ...plan.status.metadata, ...(resourceVersion ? { resourceVersion } : {}) };
+      // Of the status this is the only writer; others may write the rest between the two.
+      const { resourceVersion: _, ...metadata } = plan.status.metadata!;
       await client.updateStatus<Node>(nodes, { ...plan.status, metadata } as Node);
     }
     if (!old) this.#log.info({ node: n.name }, 'node registered');

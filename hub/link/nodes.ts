@@ -1,5 +1,5 @@
 /** The Node object as it follows from an agent's report and the state of its link. Pure. */
-import type { Node, NodeCondition, Taint } from 'kubernetes-types/core/v1.js';
+import type { Node, NodeCondition } from 'kubernetes-types/core/v1.js';
 import { rfc3339 } from '../../api/clock.js';
 import type { NodeReport } from '../../api/wire/desired.js';
 import { canonical } from '../../api/wire/set.js';
@@ -10,8 +10,6 @@ export const KEY_ANNOTATION = 'coxswain.dev/public-key';
 /** Label keys that the agent set, so that they can go when the agent no longer has them; others are the user's. */
 export const LABELS_ANNOTATION = 'coxswain.dev/agent-labels';
 
-export const TAINT_UNREACHABLE = 'node.kubernetes.io/unreachable';
-export const TAINT_NOT_READY = 'node.kubernetes.io/not-ready';
 
 export interface NodeFacts {
   name: string;
@@ -68,15 +66,6 @@ function conditionsOf(old: Frozen<Node> | undefined, f: NodeFacts, now: string):
     });
 }
 
-/** Only `NoSchedule`: a device without link goes on working, so nothing is evicted from it (docs/wire.md). */
-function taintsOf(old: readonly Frozen<Taint>[], ready: string, now: string): Taint[] {
-  const want = ready === 'True' ? undefined : ready === 'Unknown' ? TAINT_UNREACHABLE : TAINT_NOT_READY;
-  const ours = (t: Frozen<Taint>) => t.key === TAINT_UNREACHABLE || t.key === TAINT_NOT_READY;
-  const kept = old.filter((t) => !ours(t) || (t.key === want && t.effect === 'NoSchedule')) as Taint[];
-  if (!want || kept.some((t) => t.key === want)) return kept;
-  return [...kept, { key: want, effect: 'NoSchedule', timeAdded: now }];
-}
-
 export interface NodePlan {
   /** Absent when nothing of metadata and spec changes. */
   main?: Node;
@@ -88,7 +77,6 @@ export interface NodePlan {
 export function planNode(old: Frozen<Node> | undefined, f: NodeFacts, nowMs: number): NodePlan {
   const now = rfc3339(nowMs);
   const conditions = conditionsOf(old, f, now);
-  const ready = conditions.find((c) => c.type === 'Ready')!.status;
   const labels: Record<string, string> = { ...old?.metadata?.labels };
   const annotations: Record<string, string> = { ...old?.metadata?.annotations };
   if (f.report) {
@@ -98,15 +86,13 @@ export function planNode(old: Frozen<Node> | undefined, f: NodeFacts, nowMs: num
     annotations[LABELS_ANNOTATION] = Object.keys(f.report.labels).sort().join();
   }
   if (f.publicKey) annotations[KEY_ANNOTATION] = f.publicKey;
-  const taints = taintsOf(old?.spec?.taints ?? [], ready, now);
   const main: Node = {
     ...(old as Node | undefined),
     apiVersion: 'v1',
     kind: 'Node',
     metadata: { ...old?.metadata, name: f.name, labels, annotations } as Node['metadata'],
-    spec: { ...(old?.spec as Node['spec']), ...(taints.length ? { taints } : { taints: undefined }) },
+    spec: { ...(old?.spec as Node['spec']) },
   };
-  if (!taints.length) delete main.spec!.taints;
   const r = f.report;
   const statusBody: Node['status'] = {
     ...(old?.status as Node['status']),

@@ -34,7 +34,7 @@ export interface Loaded {
  *   through the same path as its own batches, so its index and its watchers need nothing new.
  */
 export interface Driver {
-  /** Takes the exclusive lock, recovers from a crash and reads everything. Rejects with StoreUnreadable, StoreLocked or StoreWriteFailed. */
+  /** Takes the exclusive lock, recovers from a crash and reads everything. Rejects with StoreUnreadable, DataDirLocked or StoreWriteFailed. */
   open(): Promise<Loaded>;
   /**
    * Makes the whole batch durable, or none of it: after a crash either all of its changes are there or none. When it
@@ -84,19 +84,5 @@ export class StoreWriteFailed extends Error {
     super(`cannot write ${file}: ${WRITE_REMEDY[code] ?? message}${code ? ` (${code})` : ''}`, { cause });
     this.name = 'StoreWriteFailed';
     this.code = code;
-  }
-}
-
-/** Another process has this data directory open. */
-export class StoreLocked extends Error {
-  constructor(
-    readonly dir: string,
-    readonly pid: number,
-  ) {
-    super(
-      `the data directory ${dir} is in use by ${pid ? `process ${pid}` : 'another process'}: ` +
-        'stop that one first, or choose another --data-dir',
-    );
-    this.name = 'StoreLocked';
   }
 }

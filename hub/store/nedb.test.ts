@@ -7,8 +7,9 @@ import path from 'node:path';
 import type NedbDatastore from '@seald-io/nedb';
 import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
+import { DataDirLocked } from '../../api/lock.js';
 import { driverConformance } from './conformance.js';
-import { type Change, StoreLocked, StoreUnreadable, StoreWriteFailed } from './driver.js';
+import { type Change, StoreUnreadable, StoreWriteFailed } from './driver.js';
 import { type Files, NedbDriver, NedbStore } from './nedb.js';
 
 // CommonJS whose types speak of a default export that is not there.
@@ -504,7 +505,7 @@ describe('the lock', () => {
     const one = new NedbStore(dir);
     await one.open();
     const outcome = await new NedbStore(dir).open().catch((e: unknown) => e);
-    expect(outcome).toBeInstanceOf(StoreLocked);
+    expect(outcome).toBeInstanceOf(DataDirLocked);
     expect(outcome).toMatchObject({ pid: process.pid });
     expect((outcome as Error).message).toContain(`in use by process ${process.pid}`);
     await one.close();
@@ -523,7 +524,7 @@ describe('the lock', () => {
     });
     await once(child.stdout, 'data');
     fs.writeFileSync(lock, `${process.pid}\n`);
-    await expect(new NedbStore(dir).open()).rejects.toBeInstanceOf(StoreLocked);
+    await expect(new NedbStore(dir).open()).rejects.toBeInstanceOf(DataDirLocked);
     process.kill(-child.pid!, 'SIGKILL');
     await once(child, 'close');
     const store = new NedbStore(dir);

@@ -1,10 +1,10 @@
 import type { FileHandle } from 'node:fs/promises';
 import fsp from 'node:fs/promises';
 import path from 'node:path';
+import { lockFile } from '../../api/lock.js';
 import { type Log, silentLog } from '../../api/log.js';
 import { type Change, type Driver, type Loaded, StoreUnreadable, StoreWriteFailed } from './driver.js';
 import { DriverStore, type StoreOptions } from './driver-store.js';
-import { lockFile } from './lock.js';
 import { BadFile, changeLine, commitLine, HEADER, type Place, type Scan, scan } from './nedb-file.js';
 
 /** The file operations a driver makes; tests put faults between. */

@@ -58,8 +58,14 @@ export class CoxProcess {
     this.child.stderr?.on('data', collect);
     this.exited = new Promise((done) =>
       this.child.on('exit', (code, signal) => {
-        this.#exit = { code, signal };
-        done(this.#exit);
+        const exit = { code, signal };
+        this.#exit = exit;
+        // What it wrote last may still be in the pipe; a child of its own may hold the pipe open for ever.
+        const late = setTimeout(() => done(exit), 1000);
+        this.child.on('close', () => {
+          clearTimeout(late);
+          done(exit);
+        });
       }),
     );
   }

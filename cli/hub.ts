@@ -1,0 +1,63 @@
+import { systemClock } from '../api/clock.js';
+import { parseBrokerUrl } from '../hub/link/external.js';
+import { Hub, type HubOptions } from '../hub/main.js';
+import { defaultDataDir, describeFlags, type Flag, type Flags, parseFlags, UsageError } from './flags.js';
+import { createLogger } from './logger.js';
+import { untilStopped } from './signals.js';
+
+export const HUB_FLAGS: Record<string, Flag> = {
+  'data-dir': { value: 'DIR', help: 'where the cluster is kept', default: defaultDataDir() },
+  host: {
+    value: 'ADDR',
+    help: 'address to listen on, and under which clients and devices reach the hub; absent: every interface',
+  },
+  'api-port': {
+    value: 'P',
+    default: '6443',
+    help: 'HTTPS port of the Kubernetes API and the registry; 0 picks one',
+  },
+  'mqtt-port': { value: 'P', default: '8883', help: 'TLS port of the embedded broker; 0 picks one' },
+  broker: { value: 'URL', help: 'use this broker, e.g. mqtts://broker:8883, and start none' },
+  store: { value: 'KIND', default: 'nedb', help: 'nedb (on disk) or memory (lost at exit)' },
+};
+
+export function hubOptions(flags: Flags): HubOptions {
+  const store = flags.required('store');
+  if (store !== 'nedb' && store !== 'memory')
+    throw new UsageError(
+      `--store ${store} is not available: this version has nedb (one machine) and memory (for trials)`,
+    );
+  const broker = flags.text('broker');
+  try {
+    if (broker !== undefined) parseBrokerUrl(broker);
+  } catch (e) {
+    throw new UsageError((e as Error).message);
+  }
+  return {
+    dataDir: flags.required('data-dir'),
+    host: flags.text('host'),
+    apiPort: flags.number('api-port', 0, 65535),
+    mqttPort: flags.number('mqtt-port', 0, 65535),
+    broker,
+    store,
+    clock: systemClock,
+    log: createLogger({ name: 'hub' }),
+  };
+}
+
+/** `cox hub`: serves until SIGINT or SIGTERM. */
+export async function hub(argv: string[]): Promise<number> {
+  if (argv.includes('--help')) {
+    process.stdout.write(`usage: cox hub [flags]\n\n${describeFlags(HUB_FLAGS)}\n`);
+    return 0;
+  }
+  const options = hubOptions(parseFlags(argv, HUB_FLAGS));
+  const server = new Hub(options);
+  // First of all: it also keeps the process alive while only unreferenced timers are waited for.
+  const stopped = untilStopped();
+  await server.start();
+  options.log.info(server.addresses(), 'ready');
+  await stopped;
+  await server.stop();
+  return 0;
+}

@@ -1,0 +1,164 @@
+/** The only file that knows every room of the hub: it makes them, hands each what it needs, and starts them in order. */
+import { networkInterfaces } from 'node:os';
+import { join } from 'node:path';
+import type { Clock } from '../api/clock.js';
+import { allKinds } from '../api/kinds/index.js';
+import type { Log } from '../api/log.js';
+import { version } from '../api/version.js';
+import { Controllers } from './controllers/controllers.js';
+import { Api } from './http/api.js';
+import { HttpServer } from './http/server.js';
+import { ImageRegistry } from './images/registry.js';
+import { Informers } from './informer.js';
+import type { Bus } from './link/bus.js';
+import { EmbeddedBroker } from './link/embedded.js';
+import { ExternalBus } from './link/external.js';
+import { HubLink } from './link/link.js';
+import { createPki } from './pki/pki.js';
+import { Registry, stampResourceVersion } from './registry/registry.js';
+import { Scheduler } from './scheduler/scheduler.js';
+import { MemoryStore } from './store/memory.js';
+import { NedbStore } from './store/nedb.js';
+
+export interface HubOptions {
+  dataDir: string;
+  /** Address to listen on and to be reached at; absent: listen on every interface, be reached at the first outward one. */
+  host?: string;
+  /** 0 picks a free one; so for the broker's. */
+  apiPort: number;
+  mqttPort: number;
+  /** `mqtts://host[:port]` of an external broker; absent: the embedded one. */
+  broker?: string;
+  store: 'nedb' | 'memory';
+  clock: Clock;
+  log: Log;
+}
+
+interface Part {
+  start?(): Promise<void>;
+  stop(): Promise<void>;
+}
+
+/** The machine's first address that others may reach, IPv4 before IPv6. */
+function outwardAddress(): string {
+  const all = Object.values(networkInterfaces()).flatMap((a) => a ?? []);
+  const usable = all.filter((a) => !a.internal && !a.address.startsWith('fe80:'));
+  return (usable.find((a) => a.family === 'IPv4') ?? usable[0])?.address ?? '127.0.0.1';
+}
+
+const hostPort = (host: string, port: number): string =>
+  host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+
+export class Hub {
+  readonly #running: Part[] = [];
+  #apiPort = 0;
+  #mqttPort: number | undefined;
+
+  constructor(private readonly options: HubOptions) {}
+
+  /** What it listens on; the broker's port only when it is embedded. */
+  addresses(): { apiPort: number; mqttPort?: number } {
+    return { apiPort: this.#apiPort, ...(this.#mqttPort === undefined ? {} : { mqttPort: this.#mqttPort }) };
+  }
+
+  /** Rejects, with everything stopped again, when any part cannot start. */
+  async start(): Promise<void> {
+    try {
+      await this.#start();
+    } catch (e) {
+      await this.stop();
+      throw e;
+    }
+  }
+
+  async #run<T extends Part>(part: T): Promise<T> {
+    await part.start?.();
+    this.#running.push(part);
+    return part;
+  }
+
+  async #start(): Promise<void> {
+    const { dataDir, host, clock, log } = this.options;
+    const at = host ?? outwardAddress();
+
+    // The store first: its lock is what keeps a second hub from touching anything else in the data directory.
+    const stamp = stampResourceVersion;
+    const store =
+      this.options.store === 'memory'
+        ? new MemoryStore({ stamp })
+        : new NedbStore(join(dataDir, 'store'), { log: log.child({ room: 'store' }), stamp });
+    await store.open();
+    this.#running.push({ stop: () => store.close() });
+
+    const pki = await createPki(dataDir, { hosts: [at], clock, log: log.child({ room: 'pki' }) });
+    const registry = new Registry({ store, clock, log: log.child({ room: 'registry' }) });
+    await registry.bootstrap();
+    const client = registry.client();
+    const informers = new Informers(client, clock, log);
+    this.#running.push({ stop: () => informers.stop() });
+
+    const bus = this.#bus(pki, log.child({ room: 'broker' }));
+    const link = new HubLink({
+      client,
+      bus,
+      pki,
+      clock,
+      log: log.child({ room: 'link' }),
+      informers,
+      addresses: () => (bus instanceof EmbeddedBroker ? [hostPort(at, bus.port)] : []),
+      registry: () => hostPort(at, this.#apiPort),
+    });
+    const images = await this.#run(new ImageRegistry(dataDir, { log: log.child({ room: 'images' }), clock }));
+    const api = new Api({
+      registry,
+      clock,
+      log: log.child({ room: 'http' }),
+      streams: link,
+      version: version(),
+    });
+    const http = await this.#run(
+      new HttpServer({
+        api,
+        clock,
+        log: log.child({ room: 'http' }),
+        host,
+        port: this.options.apiPort,
+        tls: { ...pki.server, ca: pki.caPem },
+        mounts: [{ prefix: '/v2/', handler: (req, res) => images.handle(req, res) }],
+      }),
+    );
+    this.#apiPort = http.port;
+    await this.#run(link);
+    if (bus instanceof EmbeddedBroker) this.#mqttPort = bus.port;
+    await this.#run(new Scheduler({ client, informers, clock, log: log.child({ room: 'scheduler' }) }));
+    await this.#run(
+      new Controllers({
+        client,
+        informers,
+        clock,
+        log: log.child({ room: 'controllers' }),
+        kinds: allKinds,
+        caPem: pki.caPem,
+      }),
+    );
+    await pki.writeAdminKubeconfig(
+      join(dataDir, 'admin.kubeconfig'),
+      `https://${hostPort(host ?? '127.0.0.1', http.port)}`,
+    );
+  }
+
+  #bus(pki: Awaited<ReturnType<typeof createPki>>, log: Log): Bus {
+    const { broker, mqttPort, host, clock } = this.options;
+    return broker
+      ? new ExternalBus({ url: broker, pki, log, clock })
+      : new EmbeddedBroker({ pki, log, port: mqttPort, host });
+  }
+
+  /** Stops in reverse order, waiting for writes under way; what cannot stop cleanly is logged, not waited for. */
+  async stop(): Promise<void> {
+    for (const part of this.#running.splice(0).reverse())
+      await part
+        .stop()
+        .catch((err: unknown) => this.options.log.warn({ err }, 'a part did not stop cleanly'));
+  }
+}
