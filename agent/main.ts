@@ -12,7 +12,7 @@ import type { Shim } from '../shims/shim.js';
 
 import { ensureIdentity } from './link/join.js';
 import { AgentLink } from './link/link.js';
-import { NodeAgent, type NodeAgentOptions } from './node/node.js';
+import { NodeReporter, type NodeSettings } from './node/node.js';
 import { PodManager } from './pods/manager.js';
 import type { Reporter } from './ports.js';
 
@@ -32,7 +32,7 @@ export interface AgentOptions {
   fake?: boolean;
   /** Seconds between MQTT pings. */
   keepalive?: number;
-  node: Pick<NodeAgentOptions, 'labels' | 'maxPods' | 'systemReserved' | 'evictionHard' | 'transitionMs'>;
+  node: NodeSettings;
   clock: Clock;
   log: Log;
 }
@@ -107,7 +107,7 @@ export class Agent {
       pod: (r) => this.#link?.pod(r),
       event: (e) => this.#link?.event(e),
     };
-    const node = new NodeAgent({
+    const node = new NodeReporter({
       ...this.options.node,
       nodeName: identity.node,
       shims,
@@ -126,8 +126,8 @@ export class Agent {
       clock,
       log,
       dataDir,
-      hostIP: () => node.hostIP,
-      allocatable: () => node.allocatable,
+      hostIP: () => node.hostIP(),
+      allocatable: () => node.allocatable(),
     });
     this.#link = new AgentLink({
       dataDir,

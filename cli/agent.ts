@@ -57,11 +57,11 @@ const AGENT_FLAGS: Record<string, Flag> = {
   fake: { help: 'add the runtime "fake", which plays pods by the script in their annotations (simulations)' },
 };
 
-function pairs(texts: string[], flag: string): Record<string, string> {
+function labels(texts: string[]): Record<string, string> {
   return Object.fromEntries(
     texts.map((text) => {
       const eq = text.indexOf('=');
-      if (eq < 1) throw new UsageError(`--${flag} must be KEY=VALUE, not "${text}"`);
+      if (eq < 1) throw new UsageError(`--label must be KEY=VALUE, not "${text}"`);
       return [text.slice(0, eq), text.slice(eq + 1)];
     }),
   );
@@ -77,10 +77,10 @@ export function nodeOptions(flags: Flags): Omit<AgentOptions, 'dataDir' | 'log' 
     wasmAllowUnjailed: flags.on('wasm-allow-unjailed'),
     keepalive,
     node: {
-      labels: pairs(flags.list('label'), 'label'),
+      labels: labels(flags.list('label')),
       evictionHard: flags.required('eviction-hard'),
-      transitionMs: flags.number('pressure-transition-period', 0, 86_400) * 1000,
-      systemReserved: pairs(flags.required('system-reserved').split(','), 'system-reserved'),
+      pressureTransitionSeconds: flags.number('pressure-transition-period', 0, 86_400),
+      systemReserved: flags.required('system-reserved'),
       maxPods: flags.number('max-pods', 1, 1000),
     },
   };

@@ -58,6 +58,7 @@ interface Series {
  */
 export class EventRecorder {
   readonly #series = new Map<string, Series>();
+  #made = 0;
   readonly #waiting: Series[] = [];
   #writers = 0;
   #stopped = false;
@@ -202,7 +203,7 @@ export class EventRecorder {
       }
     }
     const { involved, type, reason, message } = series.what;
-    series.name = this.#nameFor(involved.name ?? 'unknown');
+    series.name = this.#nameFor(involved.name ?? 'unknown', series.firstAt);
     const event: Event = {
       apiVersion: 'v1',
       kind: 'Event',
@@ -221,13 +222,14 @@ export class EventRecorder {
     await this.client.create(events, event);
   }
 
-  /** `<object>.<hex>`, as client-go names them; at most 253 characters. */
-  #nameFor(object: string): string {
-    const hex = () =>
-      Math.floor(this.clock.random() * 2 ** 32)
-        .toString(16)
-        .padStart(8, '0');
-    return `${object.slice(0, 236)}.${hex()}${hex()}`;
+  /**
+   * `<object>.<hex of the nanosecond>`, as client-go names them, at most 253 characters: sorted by name, the events of
+   * one object tell their story in order. Below the millisecond it is a counter and chance.
+   */
+  #nameFor(object: string, at: number): string {
+    const below = (this.#made++ % 1000) * 1000 + Math.floor(this.clock.random() * 1000);
+    const nanos = BigInt(Math.max(0, Math.floor(at))) * 1_000_000n + BigInt(below);
+    return `${object.slice(0, 236)}.${nanos.toString(16).padStart(16, '0')}`;
   }
 }
 

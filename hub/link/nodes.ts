@@ -10,7 +10,6 @@ export const KEY_ANNOTATION = 'coxswain.dev/public-key';
 /** Label keys that the agent set, so that they can go when the agent no longer has them; others are the user's. */
 export const LABELS_ANNOTATION = 'coxswain.dev/agent-labels';
 
-
 export interface NodeFacts {
   name: string;
   /** Base64 SPKI; absent when not known. */
