@@ -12,7 +12,7 @@ const MAX_EVENTS = 256;
 /** Batches on the way at once; more only wait, and coalesce while they do. */
 const WINDOW = 4;
 /** Reports made in one go travel together. */
-const GATHER_MS = 1;
+const GATHER_MS = 0;
 const RETRY_MS = 15_000;
 const RETRY_MAX_MS = 300_000;
 

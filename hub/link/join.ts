@@ -178,12 +178,13 @@ export class JoinDesk {
     await this.#use(hello.id, keyId(key));
     const cert = await this.o.pki.issueClientCert({ ...nodeSubject(hello.name), publicKey: key });
     this.#forget(id);
+    const { node: forNodes, join: forJoining } = this.o.addresses();
     const grant = {
       cert,
       ca: this.o.pki.caPem,
       signingKey: this.o.pki.signingPublicKey.toString('base64'),
-      addresses: this.o.addresses().node,
-      joinOnly: this.o.addresses().join.every((a) => !this.o.addresses().node.includes(a)),
+      addresses: forNodes,
+      joinOnly: forNodes.length > 0 && !forJoining.some((a) => forNodes.includes(a)),
       time: this.o.clock.now(),
     };
     this.o.log.info({ node: hello.name, token: hello.id }, 'node joined');

@@ -56,8 +56,8 @@ export interface HubLinkOptions {
   startGraceMs?: number;
 }
 
-/** Changes to a node's set within so many ms travel together. */
-const COALESCE_MS = 2;
+/** Changes to a node's set travel together: those of one moment, and then all that come while a delta is on its way. */
+const COALESCE_MS = 0;
 /** An unanswered delta is planned and sent anew. */
 const DELTA_RETRY_MS = 10_000;
 const DELTA_RETRY_MAX_MS = 120_000;

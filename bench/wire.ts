@@ -1,0 +1,355 @@
+/** Bytes on the wire, counted at the socket by a proxy between agent and broker: TLS included, TCP/IP headers not. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { connect, createServer, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join as path } from 'node:path';
+import type { Pod, Secret } from 'kubernetes-types/core/v1.js';
+import { join } from '../agent/link/join.js';
+import { AgentLink } from '../agent/link/link.js';
+import type { PodHost } from '../agent/ports.js';
+import { rfc3339, systemClock } from '../api/clock.js';
+import { pods, secrets } from '../api/kinds/index.js';
+import { silentLog } from '../api/log.js';
+import type { DesiredSet, NodeReport } from '../api/wire/desired.js';
+import { formatToken } from '../api/wire/join.js';
+import { KEEPALIVE_SECONDS } from '../api/wire/topics.js';
+import { EmbeddedBroker } from '../hub/link/embedded.js';
+import { HubLink } from '../hub/link/link.js';
+import { bootstrapTokenSecret } from '../hub/link/token.js';
+import { createPki } from '../hub/pki/pki.js';
+import { MemoryClient } from '../hub/testing/memory-client.js';
+import { latencyRows, type Row } from './row.js';
+
+const pause = (ms: number) => new Promise((r) => setTimeout(r, ms));
+
+async function until(what: string, done: () => boolean | Promise<boolean>): Promise<void> {
+  for (let i = 0; i < 20_000; i++) {
+    if (await done()) return;
+    await pause(1);
+  }
+  throw new Error(`gave up waiting for ${what}`);
+}
+
+/** Forwards to `port` and counts. */
+class Meter {
+  up = 0;
+  down = 0;
+  readonly #sockets = new Set<Socket>();
+  readonly #server = createServer((near) => {
+    const far = connect(this.to, '127.0.0.1');
+    near.setNoDelay(true);
+    far.setNoDelay(true);
+    near.on('data', (c) => {
+      this.up += c.length;
+      far.write(c);
+    });
+    far.on('data', (c) => {
+      this.down += c.length;
+      near.write(c);
+    });
+    for (const [a, b] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      this.#sockets.add(a);
+      a.on('error', () => {});
+      a.on('close', () => {
+        this.#sockets.delete(a);
+        b.destroy();
+      });
+    }
+  });
+
+  constructor(private readonly to: number) {}
+
+  get total(): number {
+    return this.up + this.down;
+  }
+
+  async start(): Promise<number> {
+    await new Promise<void>((r) => this.#server.listen(0, '127.0.0.1', r));
+    return (this.#server.address() as { port: number }).port;
+  }
+
+  cut(): void {
+    for (const s of this.#sockets) s.destroy();
+  }
+
+  stop(): void {
+    this.cut();
+    this.#server.close();
+  }
+
+  /** Bytes of what happens until the wire has been silent for 300 ms. */
+  async count(work: () => Promise<void>): Promise<number> {
+    const before = this.total;
+    await work();
+    for (let last = -1; last !== this.total; ) {
+      last = this.total;
+      await pause(300);
+    }
+    return this.total - before;
+  }
+}
+
+/** A pod as a Deployment makes it, about 1.5 KB of JSON. */
+const podOf = (name: string): Pod => ({
+  apiVersion: 'v1',
+  kind: 'Pod',
+  metadata: {
+    name,
+    namespace: 'default',
+    labels: { app: 'web', 'pod-template-hash': '5d8f7c9b6' },
+    ownerReferences: [
+      {
+        apiVersion: 'apps/v1',
+        kind: 'ReplicaSet',
+        name: 'web-5d8f7c9b6',
+        uid: '7f0c8d5e-6a1b-4c3d-9e2f-1a2b3c4d5e6f',
+        controller: true,
+        blockOwnerDeletion: true,
+      },
+    ],
+  },
+  spec: {
+    nodeName: 'bench',
+    restartPolicy: 'Always',
+    terminationGracePeriodSeconds: 30,
+    dnsPolicy: 'ClusterFirst',
+    serviceAccountName: 'default',
+    serviceAccount: 'default',
+    schedulerName: 'default-scheduler',
+    securityContext: {},
+    volumes: [{ name: 'data', emptyDir: {} }],
+    containers: [
+      {
+        name: 'app',
+        image: 'registry.example.org/team/web:1.4.2',
+        imagePullPolicy: 'IfNotPresent',
+        env: [
+          { name: 'LOG_LEVEL', value: 'info' },
+          { name: 'POD_NAME', valueFrom: { fieldRef: { apiVersion: 'v1', fieldPath: 'metadata.name' } } },
+        ],
+        resources: { limits: { memory: '64Mi' }, requests: { cpu: '10m', memory: '32Mi' } },
+        volumeMounts: [{ name: 'data', mountPath: '/data' }],
+        terminationMessagePath: '/dev/termination-log',
+        terminationMessagePolicy: 'File',
+      },
+    ],
+  },
+});
+
+const nodeReport: NodeReport = {
+  labels: { 'kubernetes.io/arch': 'arm64', 'kubernetes.io/os': 'linux', 'kubernetes.io/hostname': 'bench' },
+  capacity: { cpu: '4', memory: '3884Mi', pods: '110', 'ephemeral-storage': '30Gi' },
+  allocatable: { cpu: '3900m', memory: '3628Mi', pods: '110', 'ephemeral-storage': '27Gi' },
+  addresses: [
+    { type: 'InternalIP', address: '192.168.1.20' },
+    { type: 'Hostname', address: 'bench' },
+  ],
+  nodeInfo: {
+    architecture: 'arm64',
+    bootID: 'c1f1f0c2-9b3f-4c7e-9c39-3f3f2b1f0a51',
+    containerRuntimeVersion: 'containerd://1.6.20',
+    kernelVersion: '6.6.31+rpt-rpi-v8',
+    kubeProxyVersion: '',
+    kubeletVersion: 'v1.36.0+coxswain0.1.0',
+    machineID: '1c9d8f7e6b5a4c3d2e1f0a9b8c7d6e5f',
+    operatingSystem: 'linux',
+    osImage: 'Debian GNU/Linux 12 (bookworm)',
+    systemUUID: '1c9d8f7e6b5a4c3d2e1f0a9b8c7d6e5f',
+  },
+  conditions: ['MemoryPressure', 'DiskPressure', 'PIDPressure'].map((type) => ({
+    type,
+    status: 'False',
+    reason: `KubeletHasNo${type}`,
+    message: `kubelet has no ${type}`,
+  })),
+  runtimeHandlers: ['oci', 'wasm'],
+};
+
+/** Reports every pod as running as soon as it hears of it. */
+class InstantHost implements PodHost {
+  link: AgentLink | undefined;
+  desired: DesiredSet | undefined;
+  setDesired(d: DesiredSet): void {
+    this.desired = d;
+    const at = rfc3339(Date.now());
+    for (const p of d.pods) {
+      const { name, namespace, uid, deletionTimestamp } = p.metadata!;
+      this.link?.pod({
+        name: name!,
+        namespace: namespace!,
+        uid: uid!,
+        status: {
+          phase: 'Running',
+          hostIP: '192.168.1.20',
+          podIP: '10.88.0.7',
+          podIPs: [{ ip: '10.88.0.7' }],
+          startTime: p.metadata!.creationTimestamp,
+          conditions: ['Initialized', 'Ready', 'ContainersReady'].map((type) => ({
+            type,
+            status: 'True',
+            lastTransitionTime: p.metadata!.creationTimestamp ?? at,
+          })),
+          containerStatuses: [
+            {
+              name: 'app',
+              image: 'registry.example.org/team/web:1.4.2',
+              imageID: `registry.example.org/team/web@sha256:${'0123456789abcdef'.repeat(4)}`,
+              containerID: `containerd://${uid!.replaceAll('-', '').repeat(2)}`,
+              ready: true,
+              started: true,
+              restartCount: 0,
+              state: { running: { startedAt: p.metadata!.creationTimestamp } },
+            },
+          ],
+        },
+        ...(deletionTimestamp ? { gone: true } : {}),
+      });
+    }
+  }
+  async *logs(): AsyncGenerator<Uint8Array> {}
+}
+
+const PODS = 20;
+const SAMPLES = 100;
+
+export async function run(): Promise<Row[]> {
+  const dir = mkdtempSync(path(tmpdir(), 'cox-bench-wire-'));
+  const rows: Row[] = [];
+  const clock = systemClock;
+  const client = new MemoryClient(clock);
+  const pki = await createPki(path(dir, 'hub'));
+  const broker = new EmbeddedBroker({ pki, log: silentLog, port: 0, host: '127.0.0.1' });
+  const hub = new HubLink({ client, bus: broker, pki, clock, log: silentLog, addresses: () => [] });
+  await hub.start();
+  const meter = new Meter(broker.port);
+  const port = await meter.start();
+  const agents: AgentLink[] = [];
+  try {
+    const secret = 'abcdefghij012345';
+    const expiration = rfc3339(clock.now() + 3_600_000);
+    await client.create<Secret>(secrets, bootstrapTokenSecret({ id: 'bench0', secret, expiration, uses: 1 }));
+    const token = formatToken({ addresses: [`127.0.0.1:${port}`], caHash: pki.caHash, id: 'bench0', secret });
+    const dataDir = path(dir, 'agent');
+    const joined = await meter.count(async () => {
+      await join({ dataDir, token, nodeName: 'bench', log: silentLog });
+    });
+    rows.push({ name: 'wire: joining, once', value: joined, unit: 'B' });
+
+    const { loadIdentity } = await import('../agent/link/identity.js');
+    const host = new InstantHost();
+    const newAgent = (keepalive?: number) => {
+      const link = new AgentLink({
+        dataDir,
+        identity: loadIdentity(dataDir)!,
+        host,
+        clock,
+        log: silentLog,
+        ...(keepalive ? { keepalive } : {}),
+      });
+      host.link = link;
+      agents.push(link);
+      link.start();
+      link.node(nodeReport);
+      return link;
+    };
+    let agent = newAgent();
+    const first = await meter.count(() => until('link', () => agent.idle));
+    rows.push({ name: 'wire: first connection, node report included', value: first, unit: 'B' });
+
+    const names = Array.from({ length: PODS }, (_, i) => `web-5d8f7c9b6-${i}`);
+    const phase = async (name: string) =>
+      (await client.get<Pod>(pods, { namespace: 'default', name })).status?.phase;
+    const created = await meter.count(async () => {
+      for (const name of names) {
+        await client.create<Pod>(pods, podOf(name));
+        await until('Running', async () => (await phase(name)) === 'Running');
+      }
+    });
+    rows.push({
+      name: 'wire: a pod created, until Running is stored',
+      value: created / PODS,
+      unit: 'B',
+      note: `n=${PODS}, one after the other`,
+    });
+
+    const reconnects: number[] = [];
+    for (let i = 0; i < 5; i++)
+      reconnects.push(
+        await meter.count(async () => {
+          meter.cut();
+          await until('unlink', () => !agent.connected);
+          await until('link', () => agent.idle);
+        }),
+      );
+    rows.push({
+      name: `wire: reconnecting with ${PODS} pods, nothing changed`,
+      value: Math.max(...reconnects),
+      unit: 'B',
+      budget: '<= 2048',
+      note: `the largest of ${reconnects.length}; TLS session resumed`,
+    });
+    await agent.stop();
+    const restarted = await meter.count(async () => {
+      agent = newAgent(1);
+      await until('link', () => agent.connected);
+    });
+    rows.push({
+      name: `wire: a restarted agent with ${PODS} pods, nothing changed`,
+      value: restarted,
+      unit: 'B',
+      note: 'full TLS handshake, all reports sent again',
+    });
+
+    const seconds = 12;
+    await pause(1500);
+    const before = meter.total;
+    await pause(seconds * 1000);
+    const perPing = (meter.total - before) / seconds;
+    // Once an hour the agent sends its digest: 9 bytes of MQTT and topic around a message of about 70, in a TLS record.
+    const compare = 160;
+    rows.push({
+      name: 'wire: idle node, both directions',
+      value: ((3600 / KEEPALIVE_SECONDS) * perPing + compare) / 1024,
+      unit: 'KB/h',
+      budget: '<= 15',
+      note: `extrapolated: ${perPing.toFixed(0)} B per ping measured over ${seconds} pings, one each ${KEEPALIVE_SECONDS} s, and the hourly comparison; TCP/IP headers would add about ${(((3600 / KEEPALIVE_SECONDS) * 208) / 1024).toFixed(1)} KB/h`,
+    });
+
+    const deleted = await meter.count(async () => {
+      for (const name of names) {
+        await client.delete(pods, { namespace: 'default', name }, { gracePeriodSeconds: 30 });
+        await until('gone', () =>
+          phase(name).then(
+            () => false,
+            () => true,
+          ),
+        );
+      }
+    });
+    rows.push({
+      name: 'wire: a pod deleted, until its object is gone',
+      value: deleted / PODS,
+      unit: 'B',
+      note: `n=${PODS}`,
+    });
+
+    const delays: number[] = [];
+    for (let i = 0; i < SAMPLES; i++) {
+      const name = `lat-${i}`;
+      const t = performance.now();
+      await client.create<Pod>(pods, podOf(name));
+      while ((await phase(name)) !== 'Running') await new Promise((r) => setImmediate(r));
+      delays.push(performance.now() - t);
+    }
+    rows.push(...latencyRows('link: pod bound to Running stored, with an agent that starts nothing', delays));
+    return rows;
+  } finally {
+    for (const a of agents) await a.stop();
+    await hub.stop();
+    meter.stop();
+    rmSync(dir, { recursive: true, force: true });
+  }
+}
