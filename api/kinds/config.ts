@@ -57,7 +57,7 @@ export const configMaps: Kind<ConfigMap> = {
       if (o.data && Object.hasOwn(o.data, k))
         errors.push(invalid(`data[${k}]`, k, 'duplicate of key present in binaryData'));
     }
-    if (size > MAX_DATA) errors.push(tooLong('', MAX_DATA));
+    if (size > MAX_DATA) errors.push(tooLong('[]', MAX_DATA));
     return errors;
   },
   validateUpdate: (o, old) => immutability(o, old, ['data', 'binaryData']),

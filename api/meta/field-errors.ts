@@ -65,7 +65,7 @@ export function invalidObject(
   name: string,
   errors: readonly FieldError[],
 ): ApiError {
-  const texts = errors.map((e) => `${e.field}: ${e.message}`);
+  const texts = [...new Set(errors.map((e) => `${e.field}: ${e.message}`))];
   const what = kind.group ? `${kind.kind}.${kind.group}` : kind.kind;
   return new ApiError(
     'Invalid',

@@ -280,6 +280,27 @@ describe('strategic merge patch', () => {
     expect(order(['S', 'A', 'B'], ['C'], ['B', 'A', 'C'])).toBe('SBAC');
   });
 
+  it('takes a key that repeats: a port open for TCP and UDP', () => {
+    const ports = [
+      { containerPort: 53, protocol: 'UDP' },
+      { containerPort: 80, protocol: 'TCP' },
+      { containerPort: 53, protocol: 'TCP' },
+    ];
+    const order = ports.map(({ containerPort }) => ({ containerPort }));
+    const patch = { name: 'c', ports, '$setElementOrder/ports': order };
+    const out = spec(smp({ spec: { containers: [{ name: 'c' }] } }, { spec: { containers: [patch] } }));
+    // All are there; equal keys stand together, as Kubernetes sorts them.
+    expect((out.containers[0] as Json)['ports']).toEqual([ports[0], ports[2], ports[1]]);
+    const live = { spec: { containers: [{ name: 'c', ports }] } };
+    expect(smp(live, { spec: { containers: [{ name: 'c', image: 'i' }] } })).toEqual({
+      spec: { containers: [{ name: 'c', image: 'i', ports }] },
+    });
+    const gone = { name: 'c', ports: [{ containerPort: 53, $patch: 'delete' }] };
+    expect((spec(smp(live, { spec: { containers: [gone] } })).containers[0] as Json)['ports']).toEqual([
+      ports[1],
+    ]);
+  });
+
   it('orders scalars', () => {
     const out = smp(pod, {
       metadata: { '$setElementOrder/finalizers': ['x/3', 'x/1'], finalizers: ['x/3'] },

@@ -237,16 +237,15 @@ function withoutDirectives(value: unknown, schema: Schema | undefined): unknown 
 }
 
 function mergeList(before: unknown[], patch: unknown[], rule: ListRule, field: string): unknown[] {
-  const replace =
-    !rule.merge || patch.some((p) => isPlainObject(p) && own(p, DIRECTIVE) === 'replace' && isBare(p, rule));
-  if (!rule.merge || !rule.mergeKey) {
-    const values = patch
-      .filter((p) => !(isPlainObject(p) && own(p, DIRECTIVE) !== undefined))
-      .map((p) => (isPlainObject(p) ? withoutDirectives(p, rule.items) : deepCopy(p)));
-    if (replace) return values;
+  const isDirective = (p: unknown) => isPlainObject(p) && own(p, DIRECTIVE) !== undefined;
+  const fresh = () => patch.filter((p) => !isDirective(p)).map((p) => withoutDirectives(p, rule.items));
+  // What meets nothing is taken as it is: even keys that repeat.
+  const replace = !rule.merge || patch.some((p) => isPlainObject(p) && own(p, DIRECTIVE) === 'replace');
+  if (replace || (rule.mergeKey && before.length === 0)) return fresh();
+  if (!rule.mergeKey) {
     // A list of scalars merges as a set.
     const there = new Set(before);
-    return [...before, ...[...new Set(values)].filter((v) => !there.has(v))];
+    return [...before, ...[...new Set(fresh())].filter((v) => !there.has(v))];
   }
   const { mergeKey } = rule;
   const keyOf = (p: Json): unknown => {
@@ -258,7 +257,7 @@ function mergeList(before: unknown[], patch: unknown[], rule: ListRule, field: s
     return key;
   };
   // Positions by key: several elements may share one (a port that is open for TCP and UDP); the first one is merged.
-  const result: unknown[] = replace ? [] : [...before];
+  const result: unknown[] = [...before];
   const places = new Map<unknown, number[]>();
   const removed = new Set<number>();
   const note = (key: unknown, at: number) => {
@@ -271,7 +270,6 @@ function mergeList(before: unknown[], patch: unknown[], rule: ListRule, field: s
     if (!isPlainObject(p))
       throw badRequest(`an element of ${JSON.stringify(field)} must be an object to be merged`);
     const directive = own(p, DIRECTIVE);
-    if (directive === 'replace' && isBare(p, rule)) continue;
     const key = keyOf(p);
     if (directive === 'delete') {
       for (const i of places.get(key) ?? []) removed.add(i);
@@ -286,9 +284,6 @@ function mergeList(before: unknown[], patch: unknown[], rule: ListRule, field: s
   }
   return removed.size ? result.filter((_, i) => !removed.has(i)) : result;
 }
-
-/** `{$patch: replace}` alone stands for the whole list; with a merge key it is about its own element. */
-const isBare = (p: Json, rule: ListRule): boolean => !rule.mergeKey || !Object.hasOwn(p, rule.mergeKey);
 
 /**
  * Puts `merged` into the order that the patch asks for. Elements that only the server has keep their places relative to
@@ -306,16 +301,22 @@ function ordered(
   const { merge, mergeKey } = listRule(schema);
   if (!merge) return merged;
   const id = (x: unknown): unknown => (mergeKey ? own(x, mergeKey) : x);
-  const places = new Map(order.map((x, i) => [id(x), i]));
-  let last = -1;
+  const places = new Map<unknown, number>();
+  order.forEach((x, i) => {
+    if (!places.has(id(x))) places.set(id(x), i);
+  });
+  // The patch must name its elements in the order it asks for; keys may repeat in both.
+  let at = 0;
   for (const p of patch) {
     if (isPlainObject(p) && own(p, DIRECTIVE) !== undefined) continue;
-    const place = places.get(id(p));
-    if (place === undefined || place < last)
+    while (at < order.length && id(order[at]) !== id(p)) at++;
+    if (at++ === order.length)
       throw badRequest(`The order in patch list of ${JSON.stringify(field)} does not match ${ORDER}${field}`);
-    last = place;
   }
-  const server = new Map(before.map((x, i) => [id(x), i]));
+  const server = new Map<unknown, number>();
+  before.forEach((x, i) => {
+    if (!server.has(id(x))) server.set(id(x), i);
+  });
   const asked = merged
     .filter((x) => places.has(id(x)))
     .sort((a, b) => (places.get(id(a)) ?? 0) - (places.get(id(b)) ?? 0));
