@@ -6,8 +6,8 @@ import { writeFileAtomic } from '../api/files.js';
 import { lockFile } from '../api/lock.js';
 import type { Log } from '../api/log.js';
 import { version } from '../api/version.js';
-import type { HubAccess } from '../shims/cri/hub-proxy.js';
 import { ImageCache } from '../shims/images/cache.js';
+import type { HubAccess } from '../shims/images/hub-agent.js';
 import type { Shim } from '../shims/shim.js';
 
 import { ensureIdentity } from './link/join.js';

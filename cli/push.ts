@@ -1,6 +1,7 @@
 import { readFileSync, statSync } from 'node:fs';
 import { type Descriptor, HUB_REGISTRY, type ImageManifest, MEDIA } from '../api/oci.js';
-import { type HubAccess, RegistryClient, RegistryDown } from '../shims/images/client.js';
+import { RegistryClient, RegistryDown } from '../shims/images/client.js';
+import type { HubAccess } from '../shims/images/hub-agent.js';
 import { formatReference, parseReference, type Reference } from '../shims/images/reference.js';
 import type { ImageAuth } from '../shims/shim.js';
 import { readAccess } from './client.js';

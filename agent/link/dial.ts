@@ -9,33 +9,12 @@ import type { Log } from '../../api/log.js';
 import { spkiHash } from '../../api/wire/join.js';
 import { type MqttConnection, type MqttOptions, openMqtt } from '../../api/wire/mqtt.js';
 import { KEEPALIVE_SECONDS, NODE_CN_PREFIX } from '../../api/wire/topics.js';
+import { serverProblem } from '../../api/wire/trust.js';
 import type { Identity } from './identity.js';
 
-const SERVER_AUTH = '1.3.6.1.5.5.7.3.1';
 const CONNECT_MS = 20_000;
 /** The next address is tried as well when the one before has not answered within so many ms. */
 const STAGGER_MS = 400;
-
-/**
- * Is the certificate a server's of this CA, at a time that makes sense? `knownPast`: a moment that has certainly
- * passed, such as the day on which the hub issued this node's own certificate. A clock that is behind it is wrong (a
- * Pi without a battery boots in 1970), and validity is then not judged by it. Returns what is wrong, or undefined.
- */
-export function serverProblem(
-  leaf: X509Certificate,
-  ca: X509Certificate,
-  now: number,
-  knownPast: number,
-): string | undefined {
-  if (!leaf.verify(ca.publicKey) || leaf.issuer !== ca.subject)
-    return "the broker's certificate is not of this hub's CA";
-  // Node calls the extended key usages `keyUsage`.
-  if (!(leaf.keyUsage ?? []).includes(SERVER_AUTH)) return "the broker's certificate is not a server's";
-  const clockIsWrong = now < knownPast || now > Date.parse(ca.validTo);
-  if (!clockIsWrong && now > Date.parse(leaf.validTo))
-    return `the broker's certificate expired on ${leaf.validTo}; restarting the hub renews it`;
-  return undefined;
-}
 
 /** The CA at the end of the chain that the server sent, when it has the wanted hash. */
 export function pinnedCa(leaf: X509Certificate | undefined, hash: string): X509Certificate | undefined {

@@ -20,7 +20,8 @@ import {
 import { TYPE } from '../../api/wire/messages.js';
 import { openMqtt } from '../../api/wire/mqtt.js';
 import { joinTopic } from '../../api/wire/topics.js';
-import { dialFirst, pinnedCa, serverProblem } from './dial.js';
+import { serverProblem } from '../../api/wire/trust.js';
+import { dialFirst, pinnedCa } from './dial.js';
 import {
   type Identity,
   IdentityError,

@@ -9,6 +9,7 @@ import { dirname, join } from 'node:path';
 import type { Clock } from '../../api/clock.js';
 import type { Log } from '../../api/log.js';
 import { HUB_REGISTRY } from '../../api/oci.js';
+import type { HubAccess } from '../images/hub-agent.js';
 import { formatReference, parseReference, resolveHub } from '../images/reference.js';
 import type {
   ContainerSpec,
@@ -28,7 +29,7 @@ import { ensureCniConfig } from './cni.js';
 import { isNotFound, pullError, runError, unreachable } from './errors.js';
 import { settle, watchRuntime } from './events.js';
 import { GRPC, GrpcClient, GrpcError } from './grpc.js';
-import { type HubAccess, HubProxy } from './hub-proxy.js';
+import { HubProxy } from './hub-proxy.js';
 import { importPauseImage, pauseImage } from './pause.js';
 import { Schema } from './protobuf.js';
 import {

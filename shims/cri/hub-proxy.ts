@@ -7,18 +7,9 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { pipeline } from 'node:stream';
+import { type Clock, systemClock } from '../../api/clock.js';
+import { type HubAccess, HubAgent } from '../images/hub-agent.js';
 import type { ImageAuth } from '../shim.js';
-
-/** Where the hub's registry is, and by what it is known. */
-export interface HubAccess {
-  /** `host:port` of the hub's HTTPS door. */
-  host: string;
-  /** PEM of the hub's CA. */
-  ca: string;
-  /** The agent's client certificate and key, PEM. */
-  cert?: string;
-  key?: string;
-}
 
 const PORT = 5443;
 /** Of silence on a connection, either side. */
@@ -38,6 +29,7 @@ export class HubProxy {
     readonly hub: () => HubAccess | undefined,
     /** What tells this agent from others on the machine. */
     identity: string,
+    readonly clock: Clock = systemClock,
   ) {
     const h = createHash('sha256').update(`coxswain-hub-proxy:${identity}`).digest();
     // 127.1.0.1 to 127.254.255.254: away from 127.0.x.y, which others use.
@@ -107,8 +99,7 @@ export class HubProxy {
       `https://${hub.host}${req.url}`,
       {
         method: req.method,
-        ca: hub.ca,
-        ...(hub.cert && hub.key ? { cert: hub.cert, key: hub.key } : {}),
+        agent: new HubAgent(hub, this.clock),
         headers: {
           ...(accept ? { accept } : {}),
           ...(range ? { range } : {}),

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import * as http from 'node:http';
 import * as https from 'node:https';
+import { rootCertificates } from 'node:tls';
 import { type Clock, sleep, systemClock } from '../../api/clock.js';
 import {
   type Descriptor,
@@ -11,18 +12,8 @@ import {
   MEDIA,
 } from '../../api/oci.js';
 import { type ImageAuth, ShimError } from '../shim.js';
+import { type HubAccess, HubAgent } from './hub-agent.js';
 import { formatReference, type Reference } from './reference.js';
-
-/** Where the hub's registry is, and by what it is known. */
-export interface HubAccess {
-  /** `host:port` of the hub's HTTPS door. */
-  host: string;
-  /** PEM of the hub's CA. */
-  ca: string;
-  /** Client certificate and key, PEM; pulling needs none. */
-  cert?: string;
-  key?: string;
-}
 
 /** How a registry is reached when not by HTTPS under its own name: mirrors, plain HTTP, private CAs. */
 export interface RegistryConfig {
@@ -264,24 +255,27 @@ export class RegistryClient {
           `${formatReference(ref)} is in the hub's registry, and this node has not joined a hub yet`,
         );
       }
-      const { host, ca, cert, key } = hub;
-      return { origin: new URL(`https://${host}`), agent: this.#agent(host, true, { ca, cert, key }) };
+      const agent = this.#agent(JSON.stringify(hub), (common) => new HubAgent(hub, this.#clock, common));
+      return { origin: new URL(`https://${hub.host}`), agent };
     }
     const config = this.#options.registries?.[registry] ?? {};
     // As containerd does: plain HTTP on loopback alone.
     const scheme = isLoopback(registry) ? 'http' : 'https';
     const host = registry === 'docker.io' ? 'registry-1.docker.io' : registry;
     const origin = new URL(config.endpoint ?? `${scheme}://${host}`);
-    const tls = origin.protocol === 'https:';
-    return { origin, agent: this.#agent(origin.host, tls, { ca: config.ca }) };
+    const { ca } = config;
+    const agent = this.#agent(JSON.stringify([origin.origin, ca]), (common) =>
+      origin.protocol === 'https:'
+        ? new https.Agent({ ...common, ...(ca ? { ca: [...rootCertificates, ca] } : {}) })
+        : new http.Agent(common),
+    );
+    return { origin, agent };
   }
 
-  #agent(host: string, tls: boolean, options: https.AgentOptions): http.Agent {
-    const key = JSON.stringify([host, tls, options]);
+  #agent(key: string, make: (common: http.AgentOptions) => http.Agent): http.Agent {
     let agent = this.#agents.get(key);
     if (!agent) {
-      const common = { keepAlive: true, maxSockets: 6, timeout: IDLE };
-      agent = tls ? new https.Agent({ ...common, ...options }) : new http.Agent(common);
+      agent = make({ keepAlive: true, maxSockets: 6, timeout: IDLE });
       // Renewed certificates leave old agents behind.
       if (this.#agents.size >= 32) this.close();
       this.#agents.set(key, agent);

@@ -6,6 +6,7 @@ import { type AddressInfo, createServer } from 'node:net';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { systemClock } from '../../api/clock.js';
 import { HUB_REGISTRY, MEDIA } from '../../api/oci.js';
 import { readAccess } from '../../cli/client.js';
 import { push } from '../../cli/push.js';
@@ -237,12 +238,44 @@ describe.skipIf(missing('skopeo', 'umoci', 'docker-registry'))(
       }
       await expect(cache.pull(`${HUB_REGISTRY}/none:1`)).rejects.toMatchObject({ reason: 'ErrImagePull' });
       cache.stop();
-      const stranger = new ImageCache(path.join(dir, 'cache2'), { hub: () => ({ host, ca: '' }) });
-      await stranger.start();
-      await expect(stranger.pull(`${HUB_REGISTRY}/again:1`)).rejects.toMatchObject({
+    });
+
+    it('an agent trusts the hub by its CA, with a clock of 1970 too, and nobody else', async () => {
+      const year = 365 * 86_400_000;
+      const other = await createPki(path.join(dir, 'other'));
+      const attempt = async (now: number, ca = pki.caPem, at = host) => {
+        const clock = {
+          ...systemClock,
+          now: () => now,
+          after: (_: number, fn: () => void) => systemClock.after(0, fn),
+        };
+        const cache = new ImageCache(fs.mkdtempSync(path.join(dir, 'trust-')), {
+          hub: () => ({ host: at, ca }),
+          clock,
+        });
+        await cache.start();
+        try {
+          return (await cache.pull(`${HUB_REGISTRY}/again:1`)).ref;
+        } finally {
+          cache.stop();
+        }
+      };
+      for (const now of [0, Date.now()]) expect(await attempt(now)).toBe(`${HUB_REGISTRY}/again:1`);
+      await expect(attempt(Date.now() + 5 * year)).rejects.toThrow(
+        /expired on .*restarting the hub renews it/,
+      );
+      await expect(attempt(Date.now(), other.caPem)).rejects.toMatchObject({
         reason: 'RegistryUnavailable',
+        message: expect.stringContaining("not of this hub's CA"),
       });
-      stranger.stop();
+      await expect(attempt(Date.now(), 'nonsense')).rejects.toThrow(/not PEM/);
+      // A client's certificate of the same CA is no server's.
+      const { cert, key } = readAccess(dir);
+      const impostor = createSecureServer({ cert, key }).listen(0, '127.0.0.1');
+      await new Promise((r) => impostor.once('listening', r));
+      const { port } = impostor.address() as AddressInfo;
+      await expect(attempt(Date.now(), pki.caPem, `127.0.0.1:${port}`)).rejects.toThrow(/not for servers/);
+      impostor.close();
     });
 
     it('agents pull artifacts and container images from a docker-registry', async () => {
