@@ -1,9 +1,9 @@
 /**
- * Making certificates. The only file that loads `@peculiar/x509` (18 MB of resident memory), so it is imported where
- * a certificate is made and not before: a hub that starts with valid files never loads it.
+ * Making certificates. The only file that loads `@peculiar/x509` (18 MB of resident memory that no garbage collector
+ * gives back), so issuer.ts runs it in a process of its own for as long as certificates are being made.
  */
 import 'reflect-metadata';
-import { createPublicKey, type KeyObject, randomBytes, webcrypto } from 'node:crypto';
+import { createPrivateKey, createPublicKey, type KeyObject, randomBytes, webcrypto } from 'node:crypto';
 import { isIP } from 'node:net';
 import * as x509 from '@peculiar/x509';
 
@@ -17,10 +17,16 @@ export interface Subject {
   o?: readonly string[];
 }
 
-export interface Issuer {
-  certPem: string;
-  key: KeyObject;
-}
+/** What is to be made; all of it JSON, keys and certificates as PEM. Without `ca` a self-signed CA of `privateKey`. */
+export type Job = { subject: Subject; validity: Validity } & (
+  | { privateKey: string }
+  | {
+      ca: { cert: string; key: string };
+      publicKey: string;
+      /** Names or addresses of a server; absent: a client's certificate. */
+      hosts?: readonly string[];
+    }
+);
 
 export interface Validity {
   /** Unix milliseconds. */
@@ -64,9 +70,8 @@ export async function selfSignedCa(subject: Subject, key: KeyObject, validity: V
   return `${cert.toString('pem')}\n`;
 }
 
-/** A leaf for TLS: a server's when `hosts` are given (names or IP addresses), a client's otherwise. */
 export async function issueLeaf(
-  issuer: Issuer,
+  issuer: { certPem: string; key: KeyObject },
   subject: Subject,
   publicKey: KeyObject,
   validity: Validity,
@@ -100,4 +105,11 @@ export async function issueLeaf(
     ],
   });
   return `${cert.toString('pem')}\n`;
+}
+
+/** The certificate as PEM. */
+export function issue(job: Job): Promise<string> {
+  if ('privateKey' in job) return selfSignedCa(job.subject, createPrivateKey(job.privateKey), job.validity);
+  const issuer = { certPem: job.ca.cert, key: createPrivateKey(job.ca.key) };
+  return issueLeaf(issuer, job.subject, createPublicKey(job.publicKey), job.validity, job.hosts);
 }

@@ -24,6 +24,7 @@ import { type Clock, systemClock } from '../../api/clock.js';
 import { fsyncDir, writeFileAtomic } from '../../api/files.js';
 import { type Log, silentLog } from '../../api/log.js';
 import { spkiHash } from '../../api/wire/join.js';
+import { issueCertificate } from './issuer.js';
 
 const DAY = 86_400_000;
 const YEAR = 365 * DAY;
@@ -151,16 +152,21 @@ export async function createPki(dataDir: string, options: PkiOptions = {}): Prom
     throw new PkiError(`${join(dir, 'signing.key')} is not an Ed25519 key. ${remedy}`);
   chmodSync(dir, 0o700);
 
-  const issuer = { certPem: caPem, key: caKey };
+  const issuer = { cert: caPem, key: pemOf(caKey) };
   const validity = (ttl: number) => {
     const now = clock.now();
     return { notBefore: now - BACKDATE, notAfter: Math.min(now + ttl, CA_VALIDITY.notAfter) };
   };
   const issue = async (cn: string, o: readonly string[], hosts?: readonly string[]): Promise<KeyPair> => {
-    const { issueLeaf } = await import('./issue.js');
     const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
-    const cert = await issueLeaf(issuer, { cn, o }, publicKey, validity(LEAF_TTL), hosts);
-    return { cert, key: privateKey.export({ type: 'pkcs8', format: 'pem' }) as string };
+    const cert = await issueCertificate({
+      ca: issuer,
+      subject: { cn, o },
+      publicKey: pemOf(publicKey),
+      validity: validity(LEAF_TTL),
+      ...(hosts ? { hosts } : {}),
+    });
+    return { cert, key: pemOf(privateKey) };
   };
 
   /** Why the pair on disk will not do, or undefined when it will. These files can be made again at no loss. */
@@ -170,8 +176,10 @@ export async function createPki(dataDir: string, options: PkiOptions = {}): Prom
     if (!cert.verify(ca.publicKey)) return 'signed by another CA';
     if (Date.parse(cert.validTo) - clock.now() < RENEW_BEFORE) return 'expires soon';
     if (Date.parse(cert.validFrom) > clock.now()) return 'not valid yet by this clock';
-    if (hosts && sansOf(cert).join() !== [...hosts].map(canonicalHost).sort().join())
-      return 'names or addresses changed';
+    // More than wanted does no harm: bridges and leases come and go with every start.
+    const named = new Set(sansOf(cert));
+    const missing = (hosts ?? []).filter((h) => !named.has(canonicalHost(h)));
+    if (missing.length) return `does not name ${missing.join(', ')}`;
     return undefined;
   };
   const ensure = async (name: string, cn: string, o: string[], hosts?: string[]): Promise<KeyPair> => {
@@ -222,8 +230,12 @@ export async function createPki(dataDir: string, options: PkiOptions = {}): Prom
         : publicKey;
       if (key.asymmetricKeyDetails?.namedCurve !== 'prime256v1')
         throw new PkiError('the public key must be an ECDSA key on P-256');
-      const { issueLeaf } = await import('./issue.js');
-      return issueLeaf(issuer, { cn, o }, key, validity(ttl));
+      return issueCertificate({
+        ca: issuer,
+        subject: { cn, o },
+        publicKey: pemOf(key),
+        validity: validity(ttl),
+      });
     },
     issueServerCert: (cn, hosts) => issue(cn, [], [...new Set(hosts)].sort()),
     brokerClient: () => ensure('broker', HUB_CN, [HUB_CN]),
@@ -234,18 +246,23 @@ export async function createPki(dataDir: string, options: PkiOptions = {}): Prom
   };
 }
 
+const pemOf = (k: KeyObject): string =>
+  k.export({ type: k.type === 'public' ? 'spki' : 'pkcs8', format: 'pem' }) as string;
+
 async function makeDir(dataDir: string, dir: string): Promise<void> {
-  const { selfSignedCa } = await import('./issue.js');
   const caKey = generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey;
   const signingKey = generateKeyPairSync('ed25519').privateKey;
-  const ca = await selfSignedCa({ cn: 'coxswain-ca' }, caKey, CA_VALIDITY);
-  const pem = (k: KeyObject) => k.export({ type: 'pkcs8', format: 'pem' }) as string;
+  const ca = await issueCertificate({
+    subject: { cn: 'coxswain-ca' },
+    privateKey: pemOf(caKey),
+    validity: CA_VALIDITY,
+  });
   const tmp = join(dataDir, `.pki-${randomBytes(6).toString('hex')}`);
   mkdirSync(tmp, { mode: 0o700 });
   try {
-    writeFileAtomic(join(tmp, 'ca.key'), pem(caKey), 0o600);
+    writeFileAtomic(join(tmp, 'ca.key'), pemOf(caKey), 0o600);
     writeFileAtomic(join(tmp, 'ca.crt'), ca, 0o600);
-    writeFileAtomic(join(tmp, 'signing.key'), pem(signingKey), 0o600);
+    writeFileAtomic(join(tmp, 'signing.key'), pemOf(signingKey), 0o600);
     renameSync(tmp, dir);
     fsyncDir(dataDir);
   } catch (e) {
@@ -274,8 +291,7 @@ const sansOf = (cert: X509Certificate): string[] =>
   (cert.subjectAltName ?? '')
     .split(', ')
     .map((s) => s.replace(/^(DNS|IP Address):/, ''))
-    .map(canonicalHost)
-    .sort();
+    .map(canonicalHost);
 
 const kubeconfig = (server: string, caPem: string, { cert, key }: KeyPair): string => {
   const b64 = (s: string) => Buffer.from(s).toString('base64');
