@@ -1,5 +1,5 @@
 /** Carries out the actions of a plan. No choices are made here: an operation does its one thing, tells it as the kubelet would, or notes why it failed. */
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { Container, Pod } from 'kubernetes-types/core/v1.js';
@@ -410,7 +410,9 @@ function terminationMessage(w: PodContext, c: Container, attempt: number): Mount
   if (!containerPath) return [];
   const hostPath = w.messageFile(c.name, attempt);
   mkdirSync(dirname(hostPath), { recursive: true, mode: 0o755 });
-  writeFileSync(hostPath, '', { mode: 0o666 });
+  writeFileSync(hostPath, '');
+  // Whatever user the container runs as; the umask has no say.
+  chmodSync(hostPath, 0o666);
   return [{ hostPath, containerPath, readOnly: false }];
 }
 

@@ -32,6 +32,9 @@ import { podStatus } from './status.js';
 
 const RETRY_BASE_MS = 1000;
 const RETRY_MAX_MS = 60_000;
+const REPEATED_FREE = 3;
+const REPEATED_MS = 300_000;
+const REPEATED_MAX = 100;
 /** The kubelet's MaxContainerTerminationMessageLength and …LogLength/…LogLines. */
 const MESSAGE_MAX = 4096;
 const MESSAGE_LOG_MAX = 2048;
@@ -372,6 +375,8 @@ export class PodWorker implements PodContext {
 
   /** Tells an event; with a container's name it points into the spec as the kubelet's do. */
   event(type: 'Normal' | 'Warning', reason: string, message: string, container?: string): void {
+    const count = type === 'Warning' ? this.#worthTelling(reason, message, container) : 1;
+    if (count === 0) return;
     const init = this.pod.spec?.initContainers?.some((c) => c.name === container);
     const { name, namespace } = this.pod.metadata ?? {};
     this.host.reporter.event({
@@ -386,8 +391,28 @@ export class PodWorker implements PodContext {
       reason,
       message,
       at: this.host.clock.now(),
-      count: 1,
+      count,
     });
+  }
+
+  readonly #repeated = new Map<string, { times: number; toldAt: number; held: number }>();
+
+  /** A warning that comes again and again costs the link little: after the third, one in five minutes, with its count. 0: not now. */
+  #worthTelling(reason: string, message: string, container: string | undefined): number {
+    // Messages of probes hold ids and times, so that no two are the same.
+    const what = reason === 'Unhealthy' || reason === 'ProbeError' ? message.split(' ')[0] : message;
+    const key = `${reason}\n${container}\n${what}`;
+    const now = this.host.clock.monotonic();
+    const r = this.#repeated.get(key) ?? { times: 0, toldAt: 0, held: 0 };
+    if (this.#repeated.size > REPEATED_MAX) this.#repeated.clear();
+    this.#repeated.set(key, r);
+    r.times++;
+    r.held++;
+    if (r.times > REPEATED_FREE && now - r.toldAt < REPEATED_MS) return 0;
+    const count = r.held;
+    r.held = 0;
+    r.toldAt = now;
+    return count;
   }
 
   readonly #told = new Set<string>();

@@ -438,8 +438,12 @@ export class FakeShim implements Shim {
     return out;
   }
 
-  /** Every line opens the file anew, so there is nothing to do. */
-  async reopenLog(_containerId: string): Promise<void> {}
+  /** Every line opens the file anew, so it is only made, as runtimes make it. */
+  async reopenLog(containerId: string): Promise<void> {
+    const c = this.#containers.get(containerId);
+    const sandbox = c && this.#sandboxes.get(c.sandboxId);
+    if (sandbox) appendFileSync(join(sandbox.logDirectory, c.spec.logPath), '');
+  }
 
   async execSync(containerId: string, command: string[], _timeoutMs: number) {
     const c = this.#containers.get(containerId);
