@@ -1,17 +1,22 @@
-import type { Pod } from 'kubernetes-types/core/v1.js';
+import type { Node, Pod } from 'kubernetes-types/core/v1.js';
 import { describe, expect, it } from 'vitest';
 import { events, nodes, pods, runtimeClasses } from '../../api/kinds/index.js';
 import { silentLog } from '../../api/log.js';
 import { ApiError } from '../../api/meta/errors.js';
 import { turn, VirtualClock } from '../../api/testing/virtual-clock.js';
 import { Informers } from '../informer.js';
-import { MemoryClient } from '../testing/memory-client.js';
+import { Disturbed, memoryRegistry } from '../testing/disturbed.js';
 import { aNode, aPod } from '../testing/objects.js';
 import { Scheduler } from './scheduler.js';
 
-function world() {
+async function world() {
   const clock = new VirtualClock();
-  const client = new MemoryClient(clock);
+  const disturbed = new Disturbed((await memoryRegistry(clock)).client());
+  const { client } = disturbed;
+  const addNode = async ({ status, ...node }: Node) => {
+    await client.create(nodes, node);
+    await client.updateStatus(nodes, { ...node, status });
+  };
   const informers = new Informers(client, clock, silentLog);
   const scheduler = new Scheduler({ client, informers, clock, log: silentLog });
   const settle = async () => {
@@ -20,13 +25,13 @@ function world() {
   };
   const pod = async (name: string) => (await client.get(pods, { namespace: 'default', name })) as Pod;
   const told = async () => (await client.list(events)).items.map((e) => `${e.reason}: ${e.message}`);
-  return { clock, client, informers, scheduler, settle, pod, told };
+  return { clock, client, disturbed, addNode, informers, scheduler, settle, pod, told };
 }
 
 describe('Scheduler', () => {
   it('binds what is there at start and what comes, and tells so', async () => {
-    const w = world();
-    await w.client.create(nodes, aNode('pi1'));
+    const w = await world();
+    await w.addNode(aNode('pi1'));
     await w.client.create(pods, aPod('early'));
     await w.scheduler.start();
     await w.client.create(pods, aPod('late'));
@@ -43,8 +48,8 @@ describe('Scheduler', () => {
   });
 
   it('says why a pod waits, once, and binds it when the world has changed, without polling', async () => {
-    const w = world();
-    await w.client.create(nodes, aNode('pi1'));
+    const w = await world();
+    await w.addNode(aNode('pi1'));
     await w.scheduler.start();
     await w.client.create(pods, aPod('big', {}, { memory: '3Gi' }));
     await w.client.create(pods, aPod('also', {}, { memory: '3Gi' }));
@@ -59,10 +64,10 @@ describe('Scheduler', () => {
       },
     ]);
     let calls = 0;
-    w.client.fault = () => void calls++;
+    w.disturbed.fault = () => void calls++;
     await w.clock.advance(3_600_000, w.settle);
     expect([calls, w.clock.pending]).toEqual([0, 0]);
-    w.client.fault = () => {};
+    w.disturbed.fault = () => {};
     await w.client.delete(pods, { namespace: 'default', name: 'big' }, { gracePeriodSeconds: 0 });
     await w.settle();
     expect((await w.pod('also')).spec!.nodeName).toBe('pi1');
@@ -73,14 +78,17 @@ describe('Scheduler', () => {
   });
 
   it('looks again when a node, its readiness or a RuntimeClass comes', async () => {
-    const w = world();
+    const w = await world();
     await w.scheduler.start();
     await w.client.create(pods, aPod('a', { runtimeClassName: 'wasm' }));
     await w.settle();
     const why = async () => (await w.pod('a')).status!.conditions![0]!.message;
     expect(await why()).toBe('no nodes available to schedule pods');
     const unready = aNode('pi1', (n) => Object.assign(n.status, { conditions: [] }));
-    await w.client.create(nodes, unready);
+    await w.addNode(unready);
+    await w.clock.advance(60_000, w.settle);
+    expect(await why()).toContain('node.kubernetes.io/not-ready');
+    await w.client.delete(runtimeClasses, { name: 'wasm' });
     await w.clock.advance(60_000, w.settle);
     expect(await why()).toBe('0/1 nodes are available: RuntimeClass.node.k8s.io "wasm" not found.');
     await w.client.create(runtimeClasses, { metadata: { name: 'wasm' }, handler: 'wasm' });
@@ -100,17 +108,22 @@ describe('Scheduler', () => {
   });
 
   it('a heartbeat of a node wakes nobody', async () => {
-    const w = world();
-    await w.client.create(nodes, aNode('pi1'));
+    const w = await world();
+    await w.addNode(aNode('pi1'));
     await w.scheduler.start();
     await w.client.create(pods, aPod('a', { nodeSelector: { no: 'where' } }));
     await w.settle();
     let calls = 0;
-    w.client.fault = () => void calls++;
+    w.disturbed.fault = () => void calls++;
     await w.client.patch(
       nodes,
       { name: 'pi1' },
-      { status: { conditions: [{ type: 'Ready', status: 'True', lastHeartbeatTime: 'x' }] } },
+      {
+        status: {
+          conditions: [{ type: 'Ready', status: 'True', lastHeartbeatTime: '2026-01-01T00:00:05Z' }],
+        },
+      },
+      'status',
     );
     await w.clock.advance(60_000, w.settle);
     expect(calls).toBe(1);
@@ -118,11 +131,11 @@ describe('Scheduler', () => {
   });
 
   it('a burst does not overcommit, though the watch is slow and bindings fail now and then', async () => {
-    const w = world();
-    for (let i = 0; i < 4; i++) await w.client.create(nodes, aNode(`pi${i}`));
+    const w = await world();
+    for (let i = 0; i < 4; i++) await w.addNode(aNode(`pi${i}`));
     await w.scheduler.start();
     let binds = 0;
-    w.client.fault = (verb) => {
+    w.disturbed.fault = (verb) => {
       if (verb === 'bind' && ++binds % 5 === 0) throw new ApiError('InternalError', 'disk is slow');
     };
     for (let i = 0; i < 60; i++) await w.client.create(pods, aPod(`p${i}`, {}, { cpu: '500m' }));
@@ -135,7 +148,7 @@ describe('Scheduler', () => {
   });
 
   it('lets go of a pod that somebody else bound, or that went away meanwhile', async () => {
-    const w = world();
+    const w = await world();
     await w.client.create(
       nodes,
       aNode('pi1', (n) => Object.assign(n.status, { allocatable: { cpu: '1', pods: '2' } })),
@@ -146,7 +159,7 @@ describe('Scheduler', () => {
     );
     await w.scheduler.start();
     let raced = false;
-    w.client.fault = (verb) => {
+    w.disturbed.fault = (verb) => {
       if (verb !== 'bind' || raced) return;
       raced = true;
       void w.client.delete(pods, { namespace: 'default', name: 'a' });
@@ -161,8 +174,8 @@ describe('Scheduler', () => {
   });
 
   it('leaves a gated pod alone until the gate is gone', async () => {
-    const w = world();
-    await w.client.create(nodes, aNode('pi1'));
+    const w = await world();
+    await w.addNode(aNode('pi1'));
     await w.scheduler.start();
     await w.client.create(pods, aPod('a', { schedulingGates: [{ name: 'x' }] } as never));
     await w.settle();
@@ -174,8 +187,8 @@ describe('Scheduler', () => {
   });
 
   it('places a thousand pods on ten nodes', async () => {
-    const w = world();
-    for (let i = 0; i < 10; i++) await w.client.create(nodes, aNode(`pi${i}`));
+    const w = await world();
+    for (let i = 0; i < 10; i++) await w.addNode(aNode(`pi${i}`));
     for (let i = 0; i < 1000; i++)
       await w.client.create(pods, aPod(`p${i}`, {}, { cpu: '10m', memory: '1Mi' }));
     await w.scheduler.start();
