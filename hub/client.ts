@@ -35,6 +35,8 @@ export interface DeleteOptions {
   uid?: string;
   resourceVersion?: string;
   propagationPolicy?: 'Background' | 'Foreground' | 'Orphan';
+  /** Everything is checked and answered, nothing is deleted. */
+  dryRun?: boolean;
 }
 
 /**

@@ -236,6 +236,7 @@ describe('dry run', () => {
       resourceVersion: there.metadata?.resourceVersion,
     });
     expect((await registry.delete(c, K(pods), key('there'), {})).removed).toBe(true);
+    expect((await registry.delete(ctx(), K(pods), key('there'), { dryRun: true })).removed).toBe(true);
     expect(registry.resourceVersion).toBe(before);
   });
 });
@@ -495,6 +496,54 @@ describe('namespaces', () => {
   it('of the system stay', async () => {
     const e = await failure(() => registry.delete(ctx(), K(namespaces), { name: 'default' }, {}));
     expect(e.message).toBe('namespaces "default" is forbidden: this namespace may not be deleted');
+  });
+});
+
+describe('runtime classes', () => {
+  it('give their overhead, node selector and tolerations to pods', async () => {
+    await registry.create(ctx(), K(runtimeClasses), undefined, {
+      metadata: { name: 'heavy' },
+      handler: 'heavy',
+      overhead: { podFixed: { memory: '64Mi' } },
+      scheduling: { nodeSelector: { big: 'yes' }, tolerations: [{ key: 'x', operator: 'Exists' }] },
+    });
+    const with_ = (over: object) => ({
+      metadata: { generateName: 'p-' },
+      spec: { containers: [{ name: 'c', image: 'i' }], runtimeClassName: 'heavy', ...over },
+    });
+    expect(await make(with_({ nodeSelector: { a: 'b' } }))).toMatchObject({
+      spec: {
+        overhead: { memory: '64Mi' },
+        nodeSelector: { a: 'b', big: 'yes' },
+        tolerations: [{ key: 'x', operator: 'Exists' }],
+      },
+    });
+    const e = await failure(() => make(with_({ nodeSelector: { big: 'no' } })));
+    expect(e.message).toMatch(
+      /conflict: runtimeClass.scheduling.nodeSelector\[big\] = yes; pod.spec.nodeSelector\[big\] = no/,
+    );
+    expect((await failure(() => make(with_({ overhead: { memory: '1Mi' } })))).code).toBe(403);
+  });
+
+  it('pods get no default eviction tolerations', async () => {
+    expect((await make(pod('a')))['spec']).not.toHaveProperty('tolerations');
+  });
+});
+
+describe('eviction', () => {
+  it('deletes, as its options say', async () => {
+    await make(pod('a'));
+    const evict = (deleteOptions: object) =>
+      registry.evict(ctx(), key('a'), {
+        apiVersion: 'policy/v1',
+        kind: 'Eviction',
+        metadata: { name: 'a' },
+        deleteOptions,
+      });
+    await evict({ dryRun: ['All'] });
+    expect((await failure(() => evict({ preconditions: { uid: 'other' } }))).reason).toBe('Conflict');
+    await evict({});
+    expect((await failure(() => evict({}))).code).toBe(404);
   });
 });
 

@@ -490,7 +490,7 @@ export class Registry implements RegistryVerbs {
           this.#checkDeletePreconditions(kind, key.name, options, current.metadata!);
           const next = this.#markDeleted(kind, current, options);
           const gone = this.#mayGo(kind, next);
-          if (ctx.dryRun) return { object: deepFreeze(next), removed: gone };
+          if (ctx.dryRun || options.dryRun) return { object: deepFreeze(next), removed: gone };
           try {
             if (gone) {
               await this.#store.delete(entry.key, entry.revision);
@@ -587,6 +587,7 @@ export class Registry implements RegistryVerbs {
       gracePeriodSeconds?: number;
       propagationPolicy?: string;
       orphanDependents?: boolean;
+      dryRun?: string[];
       preconditions?: { uid?: string; resourceVersion?: string };
     };
     const fromQuery = query['gracePeriodSeconds'];
@@ -604,7 +605,12 @@ export class Registry implements RegistryVerbs {
       throw badRequest(
         `invalid DeleteOptions: propagationPolicy: Unsupported value: ${JSON.stringify(policy)}: supported values: "Background", "Foreground", "Orphan"`,
       );
+    if (o.dryRun?.some((d) => d !== 'All'))
+      throw badRequest(
+        `invalid DeleteOptions: dryRun: Unsupported value: ${JSON.stringify(o.dryRun)}: supported values: "All"`,
+      );
     return {
+      ...(o.dryRun?.length ? { dryRun: true } : {}),
       ...(o.gracePeriodSeconds === undefined ? {} : { gracePeriodSeconds: o.gracePeriodSeconds }),
       ...(o.preconditions?.uid ? { uid: o.preconditions.uid } : {}),
       ...(o.preconditions?.resourceVersion ? { resourceVersion: o.preconditions.resourceVersion } : {}),
