@@ -97,7 +97,14 @@ const RUNTIME = '/runtime.v1.RuntimeService';
 const IMAGES = '/runtime.v1.ImageService';
 
 /** Deadlines in milliseconds: a runtime that hangs must not hang its pods' workers for ever. */
-const TIMEOUT = { call: 30_000, create: 120_000, sandbox: 240_000, pull: 3_600_000, stopExtra: 30_000 };
+const TIMEOUT = {
+  health: 15_000,
+  /** The kubelet's --runtime-request-timeout: an SD card under a pull is slow. */
+  call: 120_000,
+  sandbox: 240_000,
+  pull: 3_600_000,
+  stopExtra: 60_000,
+};
 
 const STATES: Record<string, ContainerStatus['state']> = {
   CONTAINER_CREATED: 'created',
@@ -247,7 +254,11 @@ export class CriShim implements Shim {
   }
 
   #version = () =>
-    this.#call<{ runtimeName: string; runtimeVersion: string }>('Version', { version: '0.1.0' });
+    this.#call<{ runtimeName: string; runtimeVersion: string }>(
+      'Version',
+      { version: '0.1.0' },
+      TIMEOUT.health,
+    );
 
   #call<T extends object>(method: string, request: object, timeoutMs = TIMEOUT.call): Promise<T> {
     return this.#cri.unary<T>(`${RUNTIME}/${method}`, request, { timeoutMs });
@@ -268,7 +279,7 @@ export class CriShim implements Shim {
       const { runtimeName, runtimeVersion } = await this.#version();
       const { status } = await this.#call<{
         status?: { conditions: { type: string; status: boolean; reason: string; message: string }[] };
-      }>('Status', {});
+      }>('Status', {}, TIMEOUT.health);
       const is = (type: string) => status?.conditions.find((c) => c.type === type);
       const runtime = is('RuntimeReady');
       const network = is('NetworkReady');
@@ -402,7 +413,7 @@ export class CriShim implements Shim {
         .unary(
           `${IMAGES}/RemoveImage`,
           { image: { image: this.#reference(ref) } },
-          { timeoutMs: TIMEOUT.create },
+          { timeoutMs: TIMEOUT.call },
         )
         .catch(unlessAbsent),
     );
@@ -466,13 +477,13 @@ export class CriShim implements Shim {
 
   async stopSandbox(id: string): Promise<void> {
     await this.#doing('RunContainerError', `stop sandbox ${id}`, () =>
-      this.#call('StopPodSandbox', { podSandboxId: id }, TIMEOUT.create).catch(unlessAbsent),
+      this.#call('StopPodSandbox', { podSandboxId: id }, TIMEOUT.call).catch(unlessAbsent),
     );
   }
 
   async removeSandbox(id: string): Promise<void> {
     await this.#doing('RunContainerError', `remove sandbox ${id}`, () =>
-      this.#call('RemovePodSandbox', { podSandboxId: id }, TIMEOUT.create).catch(unlessAbsent),
+      this.#call('RemovePodSandbox', { podSandboxId: id }, TIMEOUT.call).catch(unlessAbsent),
     );
     this.#sandboxes.delete(id);
     this.#ips.delete(id);
@@ -519,7 +530,7 @@ export class CriShim implements Shim {
         sandboxConfig: this.#sandboxConfig(kept),
       };
       const create = async () =>
-        (await this.#call<{ containerId: string }>('CreateContainer', request, TIMEOUT.create)).containerId;
+        (await this.#call<{ containerId: string }>('CreateContainer', request, TIMEOUT.call)).containerId;
       const id = await create().catch(async (e: unknown) => {
         const left = /reserved for "?([0-9a-f]{64})/.exec((e as Error).message)?.[1];
         if (!left) throw e;
@@ -540,7 +551,7 @@ export class CriShim implements Shim {
   async startContainer(id: string): Promise<void> {
     await this.#doing('RunContainerError', `start container ${id.slice(0, 13)}`, async () => {
       try {
-        await this.#call('StartContainer', { containerId: id }, TIMEOUT.create);
+        await this.#call('StartContainer', { containerId: id }, TIMEOUT.call);
       } catch (e) {
         // Starting what was started succeeds.
         const status = await this.#status(id).catch(() => undefined);
@@ -561,7 +572,7 @@ export class CriShim implements Shim {
 
   async removeContainer(id: string): Promise<void> {
     await this.#doing('RunContainerError', `remove container ${id.slice(0, 13)}`, () =>
-      this.#call('RemoveContainer', { containerId: id }, TIMEOUT.create).catch(unlessAbsent),
+      this.#call('RemoveContainer', { containerId: id }, TIMEOUT.call).catch(unlessAbsent),
     );
     this.#details.delete(id);
     this.#known.delete(id);
@@ -596,6 +607,7 @@ export class CriShim implements Shim {
   /** Two calls while nothing changes: details and addresses are asked for once per state. */
   async list(): Promise<{ sandboxes: SandboxStatus[]; containers: ContainerStatus[] }> {
     return this.#doing('RuntimeUnavailable', 'list pods', async () => {
+      const before = [...this.#known.keys()];
       const [criSandboxes, criContainers] = await Promise.all([
         this.#listSandboxes(),
         this.#listContainers(),
@@ -607,6 +619,8 @@ export class CriShim implements Shim {
       const present = new Set([...criSandboxes, ...criContainers].map((x) => x.id));
       for (const map of [this.#details, this.#ips, this.#sandboxes])
         for (const id of map.keys()) if (!present.has(id)) map.delete(id);
+      // What was made while the runtime listed is not forgotten.
+      for (const id of before) if (!present.has(id)) this.#known.delete(id);
       for (const s of criSandboxes) this.#known.set(s.id, 'sandbox');
       for (const c of criContainers) this.#known.set(c.id, 'container');
       return {
