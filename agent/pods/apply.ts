@@ -181,6 +181,7 @@ export const OPERATIONS: Operations = {
 
   async forget(w) {
     w.reportGone();
+    await w.settledWrites();
     await rm(w.host.logDir(w.pod), { recursive: true, force: true });
     await rm(w.host.podDir(w.uid), { recursive: true, force: true });
     w.host.forget(w.uid);

@@ -74,6 +74,8 @@ export interface PodContext {
   /** Notes a failure under a key; it is tried again after a delay that doubles from `base` to `max` (milliseconds). */
   failed(key: string, e: unknown, reason: string, base?: number, max?: number): Failure;
   saveRecord(): Promise<void>;
+  /** Resolves when no write of the record is under way; after `reportGone` none begins. */
+  settledWrites(): Promise<void>;
   logFile(container: string, attempt: number): string;
   messageFile(container: string, attempt: number): string;
   reportGone(): void;

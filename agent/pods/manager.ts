@@ -104,8 +104,9 @@ export class PodManager implements PodHost {
     for (const cancel of this.#cancels) cancel();
     this.#cancels.clear();
     for (const o of this.#observers.values()) o.stop();
-    for (const w of this.#workers.values()) w.stop();
+    const workers = [...this.#workers.values()];
     this.#workers.clear();
+    await Promise.all(workers.map((w) => w.stop()));
   }
 
   setDesired(desired: DesiredSet): void {
@@ -219,7 +220,7 @@ export class PodManager implements PodHost {
   /** A pod that was desired again meanwhile (a hub restored from a backup) starts from nothing. */
   #forget(uid: string): void {
     const w = this.#workers.get(uid);
-    w?.stop();
+    void w?.stop();
     const again = this.#desired?.pods.find((p) => p.metadata?.uid === uid);
     // The hub has not heard yet that a deleted pod is gone: the worker stays, so that nothing begins anew.
     if (again?.metadata?.deletionTimestamp) return;

@@ -128,12 +128,18 @@ export class PodWorker implements PodContext {
     return this.goal().kind !== 'run';
   }
 
-  /** The agent ends; what runs goes on. */
-  stop(): void {
+  /** The agent ends; what runs goes on. Resolves when nothing is being written any more. */
+  stop(): Promise<void> {
     this.#over = true;
     this.#cancelWake?.();
     this.#probes.stop();
     this.life.abort(new Error('the agent is stopping'));
+    return this.#saving;
+  }
+
+  /** Resolves when no write of the record is under way; after `reportGone` none begins. */
+  settledWrites(): Promise<void> {
+    return this.#saving;
   }
 
   kick(): void {
