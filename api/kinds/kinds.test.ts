@@ -6,6 +6,7 @@ import {
   configMaps,
   deployments,
   events,
+  leases,
   namespaces,
   nodes,
   pods,
@@ -17,6 +18,7 @@ import type { Kind } from './kind.js';
 import { qosClassOf } from './qos.js';
 import {
   checkFields,
+  decode,
   describedDefinitions,
   fieldDefinitions,
   fieldSchema,
@@ -134,6 +136,27 @@ describe('schemas', () => {
     expect(checkFields(o, pods.schema).error).toBe(error);
   });
 
+  it.each([
+    ['', ''],
+    ['QQ==', 'QQ=='],
+    ['QUI=', 'QUI='],
+    ['QUJD\nQUJD\r\n', 'QUJDQUJD'],
+    ['QQ', 0],
+    ['Q===', 1],
+    ['QU!D', 2],
+    ['QQ==QQ==', 2],
+  ])('take %j as bytes', (text, expected) => {
+    const body = { data: { a: text } };
+    if (typeof expected === 'string') {
+      expect(decode(body, secrets.schema, 'x')).toEqual([]);
+      expect(body.data.a).toBe(expected);
+    } else {
+      expect(() => decode(body, secrets.schema, 'x')).toThrow(
+        `illegal base64 data at input byte ${expected}`,
+      );
+    }
+  });
+
   it('bring a body into canonical form', () => {
     const o = {
       metadata: { creationTimestamp: '2026-01-01T12:00:00.9+01:00', labels: null },
@@ -144,8 +167,20 @@ describe('schemas', () => {
         nodeSelector: { a: null },
       },
     };
+    const before = structuredClone(o);
     expect(checkFields(o, pods.schema)).toEqual({ unknown: [] });
-    expect(o.metadata.labels).toBeNull();
+    expect(o).toEqual(before);
+    expect(decode(o, pods.schema, 'x')).toEqual([]);
+    expect(o).toEqual({
+      metadata: { creationTimestamp: '2026-01-01T11:00:00Z' },
+      spec: {
+        containers: [{ name: 'c', resources: { limits: { cpu: '500m', memory: '1Mi' } }, command: [''] }],
+        nodeSelector: { a: '' },
+      },
+    });
+    const lease = { spec: { renewTime: '2026-01-01T12:00:00.9+01:00' } };
+    decode(lease, leases.schema, 'x');
+    expect(lease.spec.renewTime).toBe('2026-01-01T11:00:00.900000Z');
   });
 });
 

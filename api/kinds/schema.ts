@@ -62,7 +62,15 @@ export const schemaNamed = (name: string): Schema => ({ $ref: REF + name });
 /** Deepest nesting inside a free-form object. */
 const MAX_FREE_DEPTH = 64;
 const RFC3339 = /^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$/;
-const BASE64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
+
+/** Standard base64 with padding; line ends in it are dropped, as Go's decoder does. */
+function base64(v: string): string {
+  const text = /[\r\n]/.test(v) ? v.replace(/[\r\n]/g, '') : v;
+  const good = text.search(/[^A-Za-z0-9+/]/);
+  const rest = good < 0 ? '' : text.slice(good);
+  if (text.length % 4 === 0 && (rest === '' || rest === '=' || rest === '==')) return text;
+  throw new DecodeError(`illegal base64 data at input byte ${good < 0 ? text.length & ~3 : good}`);
+}
 
 /** What decoding found to say: an unknown field is an error, a warning or nothing, as `fieldValidation` wants. */
 interface Decoding {
@@ -171,11 +179,7 @@ function decodeValue(v: unknown, schema: Schema, at: Place, d: Decoding): unknow
   switch (s.type) {
     case 'string':
       if (typeof v !== 'string') throw wrongType(v, schema, at);
-      if (s.format === 'byte' && !BASE64.test(v)) {
-        const good = /^(?:[A-Za-z0-9+/]{4})*/.exec(v)?.[0].length ?? 0;
-        throw new DecodeError(`illegal base64 data at input byte ${good}`);
-      }
-      return v;
+      return s.format === 'byte' ? base64(v) : v;
     case 'integer': {
       if (typeof v !== 'number') throw wrongType(v, schema, at);
       const limit = INTEGER_LIMIT[s.format ?? 'int64'] ?? 2 ** 63;
