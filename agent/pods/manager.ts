@@ -69,6 +69,8 @@ export class PodManager implements PodHost {
   #config = { maps: new Map<string, object>(), secrets: new Map<string, object>() };
   #running = false;
   #rounds = 0;
+  /** Timers' work under way. */
+  #tasks = 0;
   #pulls = 0;
   readonly #pullQueue: (() => void)[] = [];
   readonly #unusedSince = new Map<string, number>();
@@ -128,7 +130,7 @@ export class PodManager implements PodHost {
 
   /** Nothing is being done and nothing waits to be done at once; for tests and orderly ends. */
   get idle(): boolean {
-    return [...this.#workers.values()].every((w) => !w.busy);
+    return this.#tasks === 0 && [...this.#workers.values()].every((w) => !w.busy);
   }
 
   #changed(uid: string | undefined): void {
@@ -298,7 +300,12 @@ export class PodManager implements PodHost {
   #once(ms: number, fn: () => Promise<void>): void {
     const cancel = this.#o.clock.after(ms, () => {
       this.#cancels.delete(cancel);
-      void fn().catch((e: Error) => this.#log.warn({ err: e.message }, 'housekeeping'));
+      this.#tasks++;
+      void fn()
+        .catch((e: Error) => this.#log.warn({ err: e.message }, 'housekeeping'))
+        .finally(() => {
+          this.#tasks--;
+        });
     });
     this.#cancels.add(cancel);
   }

@@ -89,14 +89,15 @@ const made = (
   annotations: { [ANNOTATIONS.hash]: hash },
 });
 
+const isInit = (w: World, name: string) =>
+  w.pod.spec!.initContainers?.some((c) => c.name === name && !isSidecar(c)) ?? false;
+
 /** What the action does to a world in which all goes well and containers run until stopped (init containers: end with 0). */
 function obey(w: World, a: Action): void {
   const spec = (name: string) =>
     [...(w.pod.spec!.initContainers ?? []), ...w.pod.spec!.containers].find((c) => c.name === name)!;
-  const isInit = (name: string) =>
-    w.pod.spec!.initContainers?.some((c) => c.name === name && !isSidecar(c)) ?? false;
   const run = (c: ContainerStatus) => {
-    c.state = isInit(c.name) ? 'exited' : 'running';
+    c.state = isInit(w, c.name) ? 'exited' : 'running';
     c.exitCode = 0;
   };
   switch (a.do) {
@@ -293,9 +294,11 @@ describe('plan, in any world', () => {
             forgotten = true;
             break;
           }
+          const init = w.containers.find((c) => c.state === 'running' && isInit(w, c.name));
           if (p.actions.length === 0) {
-            if (p.wakeAt === undefined) break;
-            w.now = p.wakeAt;
+            if (init) Object.assign(init, { state: 'exited', exitCode: 0 });
+            else if (p.wakeAt === undefined) break;
+            else w.now = p.wakeAt;
           }
           for (const a of p.actions) obey(w, a);
           if (i > 60) throw new Error(`no rest: ${JSON.stringify(p.actions)}`);
