@@ -259,9 +259,11 @@ async function haveImage(w: PodContext, c: Container, image: string): Promise<Im
 
 async function pullWithCredentials(w: PodContext, shim: Shim, image: string): Promise<ImageStatus> {
   const namespace = w.pod.metadata?.namespace ?? 'default';
-  const secrets = (w.pod.spec?.imagePullSecrets ?? [])
-    .map((r) => w.host.config.secret(namespace, r.name ?? ''))
-    .filter((s) => s !== undefined);
+  const own = (w.pod.spec?.imagePullSecrets ?? []).map((r) => r.name ?? '');
+  // A pod without any uses its service account's, as the ServiceAccount admission would have written into it.
+  const names =
+    own.length > 0 ? own : w.host.config.pullSecrets(namespace, w.pod.spec?.serviceAccountName ?? 'default');
+  const secrets = names.map((name) => w.host.config.secret(namespace, name)).filter((s) => s !== undefined);
   const candidates: (ImageAuth | undefined)[] = credentialsFor(image, secrets);
   if (candidates.length === 0) candidates.push(undefined);
   let last: unknown;

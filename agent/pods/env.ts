@@ -6,6 +6,8 @@ import { milliQuantity, quantity } from '../../api/meta/quantity.js';
 export interface Config {
   configMap(namespace: string, name: string): ConfigMap | undefined;
   secret(namespace: string, name: string): Secret | undefined;
+  /** Names of a service account's imagePullSecrets. */
+  pullSecrets(namespace: string, serviceAccount: string): string[];
 }
 
 /** What fieldRef and resourceFieldRef can see beyond the pod itself. */

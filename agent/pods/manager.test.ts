@@ -439,6 +439,15 @@ describe('limits and refusals', () => {
     });
     node.apply(p);
     await node.until('Running', () => node.phase(p) === 'Running');
+    const byAccount = pod('account', [{ image: 'r.test/private:1', imagePullPolicy: 'Always' }], {
+      serviceAccountName: 'puller',
+    });
+    node.serviceAccounts.push({
+      metadata: { name: 'puller', namespace: 'default' },
+      imagePullSecrets: [{ name: 'pull' }],
+    });
+    node.apply(byAccount);
+    await node.until('Running', () => node.phase(byAccount) === 'Running');
     offline = true;
     node.shim.powerCut();
     await node.restart();

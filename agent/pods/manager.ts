@@ -189,6 +189,10 @@ export class PodManager implements PodHost {
     const config: Config = {
       configMap: (ns, name) => this.#config.maps.get(key(ns, name)),
       secret: (ns, name) => this.#config.secrets.get(key(ns, name)),
+      pullSecrets: (ns, name) =>
+        this.#desired?.serviceAccounts
+          .find((a) => a.metadata?.name === name && (a.metadata?.namespace ?? 'default') === ns)
+          ?.imagePullSecrets?.map((r) => r.name ?? '') ?? [],
     };
     return {
       clock,

@@ -45,7 +45,11 @@ const facts: PodFacts = {
 let root: string;
 let maps: Record<string, ConfigMap>;
 let secrets: Record<string, Secret>;
-const config: Config = { configMap: (_, n) => maps[n], secret: (_, n) => secrets[n] };
+const config: Config = {
+  configMap: (_, n) => maps[n],
+  secret: (_, n) => secrets[n],
+  pullSecrets: () => [],
+};
 
 beforeEach(() => {
   root = mkdtempSync(join(tmpdir(), 'volumes-'));

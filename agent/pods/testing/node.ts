@@ -2,7 +2,14 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { ConfigMap, Container, Pod, PodStatus, Secret } from 'kubernetes-types/core/v1.js';
+import type {
+  ConfigMap,
+  Container,
+  Pod,
+  PodStatus,
+  Secret,
+  ServiceAccount,
+} from 'kubernetes-types/core/v1.js';
 import { silentLog } from '../../../api/log.js';
 import { VirtualClock } from '../../../api/testing/virtual-clock.js';
 import type { AgentEvent, DesiredSet, NodeReport, PodReport } from '../../../api/wire/desired.js';
@@ -61,6 +68,7 @@ export class TestNode {
   pods: Pod[] = [];
   configMaps: ConfigMap[] = [];
   secrets: Secret[] = [];
+  serviceAccounts: ServiceAccount[] = [];
   shim!: FakeShim;
   manager!: PodManager;
   readonly #options: Partial<PodManagerOptions>;
@@ -126,7 +134,7 @@ export class TestNode {
       pods: this.pods,
       configMaps: this.configMaps,
       secrets: this.secrets,
-      serviceAccounts: [],
+      serviceAccounts: this.serviceAccounts,
     });
   }
 
