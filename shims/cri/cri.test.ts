@@ -73,7 +73,7 @@ describe('CRI shim', () => {
       () => Promise.reject(new Error('it succeeded')),
       (e) => e,
     );
-  const until = (probe: () => void) => vi.waitFor(probe, { timeout: 20_000, interval: 10 });
+  const until = (probe: () => void | Promise<void>) => vi.waitFor(probe, { timeout: 20_000, interval: 10 });
 
   describe('health', () => {
     it('tells runtime and version', async () => {
@@ -379,6 +379,32 @@ describe('CRI shim', () => {
         image: { image: 'docker.io/library/app:latest' },
         auth: { username: 'u', password: 'p' },
       });
+    });
+    it('the list leaves out the sandbox image, pinned ones and those that others run on', async () => {
+      const image = (id: string, repoTags: string[], pinned = false) => ({ id, repoTags, pinned, size: 1 });
+      server.unary['Status'] = () => ({
+        status: { conditions: ready },
+        info: { config: JSON.stringify({ sandboxImage: 'registry.k8s.io/pause:3.6' }) },
+      });
+      server.unary['ListImages'] = () => ({
+        images: [
+          image('sha256:1', ['docker.io/library/app:1']),
+          image('sha256:2', ['registry.k8s.io/pause:3.6']),
+          image('sha256:3', ['other/pause:1'], true),
+          image('sha256:4', ['docker.io/library/theirs:1']),
+          image('sha256:5', ['docker.io/library/ours:1']),
+        ],
+      });
+      server.unary['ListContainers'] = () => ({
+        containers: [
+          { id: 'a', image: { image: 'sha256:4' } },
+          { id: 'b', image: { image: 'sha256:5' }, labels: { [OWNER_LABEL]: 'me' } },
+        ],
+      });
+      await start();
+      await until(async () =>
+        expect((await shim.listImages()).map((i) => i.ref)).toEqual(['sha256:1', 'sha256:5']),
+      );
     });
     it('a pull that is called off ends at once', async () => {
       server.unary['PullImage'] = () => new Promise(() => {});

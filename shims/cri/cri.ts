@@ -91,6 +91,7 @@ interface CriImage {
   size: number;
   uid?: { value: number };
   username: string;
+  pinned: boolean;
 }
 
 const RUNTIME = '/runtime.v1.RuntimeService';
@@ -396,14 +397,22 @@ export class CriShim implements Shim {
     return status;
   }
 
+  /** Without the sandbox image and without what others' containers run on: nobody here may remove those. */
   async listImages(): Promise<ImageStatus[]> {
     return this.#doing('ImageInspectError', 'list images', async () => {
-      const { images } = await this.#cri.unary<{ images: CriImage[] }>(
-        `${IMAGES}/ListImages`,
-        {},
-        { timeoutMs: TIMEOUT.call },
+      const [{ images }, { containers }] = await Promise.all([
+        this.#cri.unary<{ images: CriImage[] }>(`${IMAGES}/ListImages`, {}, { timeoutMs: TIMEOUT.call }),
+        this.#call<{ containers: CriContainer[] }>('ListContainers', {}),
+      ]);
+      const others = new Set(
+        containers
+          .filter((c) => c.labels[OWNER_LABEL] !== this.#owner)
+          .flatMap((c) => [c.imageRef, c.image?.image ?? '']),
       );
-      return images.map(this.#image);
+      const free = (i: CriImage) =>
+        !i.pinned &&
+        ![i.id, ...i.repoTags, ...i.repoDigests].some((n) => n === this.#sandboxImage || others.has(n));
+      return images.filter(free).map(this.#image);
     });
   }
 

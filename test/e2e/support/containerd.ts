@@ -7,6 +7,7 @@ import { randomBytes } from 'node:crypto';
 import {
   chmodSync,
   copyFileSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -63,24 +64,21 @@ export interface ContainerdOptions {
   disabledPlugins?: string[];
 }
 
+const PREFIX = '/tmp/cox-cd-';
+
 /** One private containerd. */
 export class Containerd {
-  readonly dir = mkdtempSync('/tmp/cox-cd-');
-  readonly id = randomBytes(3).toString('hex');
-  readonly socket = join(this.dir, 'c.sock');
-  readonly endpoint = `unix://${this.socket}`;
-  readonly cniDir = join(this.dir, 'cni');
-  readonly bridge = `coxt${this.id}`;
-  /** A /24 that hardly anything else on a test machine has. */
-  readonly subnet =
-    `10.${200 + (Number.parseInt(this.id.slice(0, 2), 16) % 50)}.${Number.parseInt(this.id.slice(2, 4), 16)}.0/24`;
-  readonly cgroupParent = `/cox-test-${this.id}`;
   #child: ChildProcess | undefined;
 
-  private constructor(readonly options: ContainerdOptions) {}
+  private constructor(
+    readonly dir: string,
+    readonly id: string,
+  ) {}
 
   static async start(options: ContainerdOptions = {}): Promise<Containerd> {
-    const c = new Containerd(options);
+    await sweep();
+    const c = new Containerd(mkdtempSync(PREFIX), randomBytes(3).toString('hex'));
+    writeFileSync(join(c.dir, 'owner.json'), JSON.stringify({ pid: process.pid, id: c.id }));
     mkdirSync(c.cniDir);
     if (options.network !== false)
       writeFileSync(
@@ -119,6 +117,36 @@ disabled_plugins = ${JSON.stringify(options.disabledPlugins ?? [])}
     );
     await c.up();
     return c;
+  }
+
+  get socket(): string {
+    return join(this.dir, 'c.sock');
+  }
+  get endpoint(): string {
+    return `unix://${this.socket}`;
+  }
+  get cniDir(): string {
+    return join(this.dir, 'cni');
+  }
+  get bridge(): string {
+    return `coxt${this.id}`;
+  }
+  /** A /24 that hardly anything else on a test machine has. */
+  get subnet(): string {
+    const byte = (at: number) => Number.parseInt(this.id.slice(at, at + 2), 16);
+    return `10.${200 + (byte(0) % 50)}.${byte(2)}.0/24`;
+  }
+  get cgroupParent(): string {
+    return `/cox-test-${this.id}`;
+  }
+
+  /** What a test run that was killed has left: its daemon is ended, and its pods with a new one. */
+  static async clear(dir: string, id: string): Promise<void> {
+    for (const pid of processes((args) => args.includes(join(dir, 'config.toml')))) {
+      kill(pid);
+      await eventually('the old daemon to end', () => cmdline(pid).join('') === '');
+    }
+    await new Containerd(dir, id).stop();
   }
 
   /** Starts the daemon and waits until it serves. */
@@ -193,17 +221,33 @@ disabled_plugins = ${JSON.stringify(options.disabledPlugins ?? [])}
   }
 
   /** The per-pod shim processes of this containerd; they outlive it by design. */
-  #shimPids(): number[] {
-    return readdirSync('/proc')
-      .filter((d) => /^\d+$/.test(d))
-      .map(Number)
-      .filter((pid) => {
-        const args = cmdline(pid);
-        return /containerd-shim/.test(args[0] ?? '') && args.some((a) => a.startsWith(this.socket));
-      });
+  #shimPids = () =>
+    processes((args) => /containerd-shim/.test(args[0] ?? '') && args.some((a) => a.startsWith(this.socket)));
+}
+
+/** Takes away what runs left whose process is no more. */
+async function sweep(): Promise<void> {
+  for (const name of readdirSync('/tmp').filter(
+    (n) => `/tmp/${n}`.startsWith(PREFIX) && existsSync(`/tmp/${n}/owner.json`),
+  )) {
+    try {
+      const dir = `/tmp/${name}`;
+      const { pid, id } = JSON.parse(readFileSync(join(dir, 'owner.json'), 'utf8')) as {
+        pid: number;
+        id: string;
+      };
+      if (!existsSync(`/proc/${pid}`)) await Containerd.clear(dir, id);
+    } catch (e) {
+      console.warn(`/tmp/${name} of an earlier test run cannot be cleared: ${(e as Error).message}`);
+    }
   }
 }
 
+const processes = (is: (args: string[]) => boolean): number[] =>
+  readdirSync('/proc')
+    .filter((d) => /^\d+$/.test(d))
+    .map(Number)
+    .filter((pid) => is(cmdline(pid)));
 const cmdline = (pid: number): string[] => {
   try {
     return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
