@@ -11,8 +11,11 @@ const PARTS: Record<string, Part> = {
     about: 'memory, bytes on the wire and on disk of a hub and a node with nothing to do',
     run: async (o) => (await import('./idle.js')).run(o),
   },
-  wasm: { about: 'apply -> Running for Wasm pods', run: async (o) => (await import('./latency.js')).wasm(o) },
-  containers: {
+  'apply-wasm': {
+    about: 'apply -> Running for Wasm pods',
+    run: async (o) => (await import('./latency.js')).wasm(o),
+  },
+  'apply-containers': {
     about: 'apply -> Running for containers (root, containerd, skopeo, umoci)',
     run: async (o) => (await import('./latency.js')).containers(o),
   },
@@ -40,7 +43,7 @@ const { values } = parseArgs({
 if (values.help) {
   console.log(`npm run bench -- [--parts ${Object.keys(PARTS).join(',')}]
   [--pods 60] [--idle-minutes 5] [--settle-seconds 30] [--api-seconds 10]\n`);
-  for (const [name, { about }] of Object.entries(PARTS)) console.log(`  ${name.padEnd(12)}${about}`);
+  for (const [name, { about }] of Object.entries(PARTS)) console.log(`  ${name.padEnd(18)}${about}`);
   process.exit(0);
 }
 

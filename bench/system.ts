@@ -70,7 +70,7 @@ class Cox {
 
 interface NodeJson {
   metadata: { name: string };
-  status: { conditions: { type: string; status: string }[] };
+  status?: { conditions?: { type: string; status: string }[] };
 }
 
 /** A hub and any number of agents as processes of their own, on loopback. `stop` removes everything. */
@@ -107,7 +107,7 @@ export class System {
       if (agent.child.exitCode !== null) throw new Error(agent.log.slice(-2000));
       const { items } = await this.api.call<{ items: NodeJson[] }>('GET', '/api/v1/nodes');
       const node = items.find((n) => n.metadata.name === name);
-      return node?.status.conditions?.some((c) => c.type === 'Ready' && c.status === 'True') || undefined;
+      return node?.status?.conditions?.some((c) => c.type === 'Ready' && c.status === 'True') || undefined;
     });
     return agent;
   }

@@ -16,5 +16,7 @@ const run = (...args) => {
 run('scripts/build.mjs');
 run('scripts/examples.mjs', 'mixed-runtimes');
 run('node_modules/typescript/bin/tsc', '-p', 'tsconfig.bench.json');
-cpSync(join(root, 'api', 'generated'), join(root, 'dist-bench', 'api', 'generated'), { recursive: true });
+// What the program reads beside its code at run time.
+for (const data of ['api/generated', 'shims/cri/cri.proto'])
+  cpSync(join(root, data), join(root, 'dist-bench', data), { recursive: true });
 run('dist-bench/bench/main.js', ...process.argv.slice(2));
