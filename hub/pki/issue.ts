@@ -49,7 +49,7 @@ const serial = (): string => {
   return b.toString('hex');
 };
 
-export async function selfSignedCa(subject: Subject, key: KeyObject, validity: Validity): Promise<string> {
+async function selfSignedCa(subject: Subject, key: KeyObject, validity: Validity): Promise<string> {
   const publicKey = await publicCryptoKey(createPublicKey(key));
   const cert = await x509.X509CertificateGenerator.createSelfSigned({
     serialNumber: serial(),
