@@ -302,6 +302,8 @@ export class AgentLink implements Reporter {
     const verifier = { context: signingContext(node, 'd', ''), counter: 0, key: signingKey };
     new Decoder({ verifier: () => verifier }).push(payload);
     if (this.#clock.monotonic() - this.#helloAt >= QUERY_MS) this.#hello();
+    // Too soon, but not to be forgotten: the hub that had the last hello may be gone. A welcome until then settles it.
+    else this.#helloAgainAfter(QUERY_MS);
   }
 
   #control(frame: Frame, session: Session): void {

@@ -51,6 +51,7 @@ export class Outbox {
   readonly #events = new Map<number, { event: AgentEvent; sent: boolean }>();
   readonly #batches = new Map<number, Batch>();
   #connected = false;
+  #all = false;
   #cancelFlush: (() => void) | undefined;
   #retries = 0;
 
@@ -106,6 +107,7 @@ export class Outbox {
     this.disconnected();
     this.#connected = true;
     this.#retries = 0;
+    this.#all = all;
     if (all) {
       if (this.#node) this.#node.acked = 0;
       for (const s of this.#pods.values()) s.acked = 0;
@@ -162,7 +164,7 @@ export class Outbox {
 
   #sendBatch(): void {
     const q = ++this.#batchNumber;
-    const r: Report = { e: this.epoch, q };
+    const r: Report = { e: this.epoch, q, ...(this.#all ? { f: 1 } : {}) };
     const b: Batch = { pods: [], events: [], cancel: () => {} };
     let bytes = 0;
     const room = (n: number) => {

@@ -78,6 +78,8 @@ export interface Report {
   n?: [seq: number, report: NodeReport];
   p?: [seq: number, report: PodReport][];
   v?: [seq: number, event: AgentEvent][];
+  /** The agent has seen that every report is wanted (`r` of the welcome). Until then the hub goes on asking. */
+  f?: 1;
 }
 
 /** Unsigned by session: only makes the agent say hello, which it does at a bounded rate. */

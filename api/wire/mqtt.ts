@@ -2,8 +2,10 @@
 import { createRequire } from 'node:module';
 import type { Duplex } from 'node:stream';
 
+import { leanPackets } from './packets.js';
 import { LIMITS } from './topics.js';
 
+leanPackets();
 // The client alone: the package's main entry loads WebSockets and more, 4 MB that nobody here uses. Through require,
 // since it is CommonJS whose default export every loader wraps differently.
 const { default: MqttClient } = createRequire(import.meta.url)(
@@ -53,6 +55,7 @@ export function openMqtt(socket: Duplex, options: MqttOptions): Promise<MqttConn
       connectTimeout: options.timeoutMs ?? 15_000,
       queueQoSZero: false,
       resubscribe: false,
+      writeCache: false,
       ...(options.will
         ? {
             will: {

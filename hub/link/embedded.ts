@@ -8,6 +8,7 @@ import type { AddressInfo } from 'node:net';
 import { createServer, type Server, type TLSSocket } from 'node:tls';
 import type { Aedes, Client, PublishPacket } from 'aedes';
 import type { Log } from '../../api/log.js';
+import { leanPackets } from '../../api/wire/packets.js';
 import {
   JOIN_ID,
   joinTopic,
@@ -76,6 +77,7 @@ export class EmbeddedBroker implements Bus {
   }
 
   async start(handlers: BusHandlers): Promise<void> {
+    leanPackets();
     const { Aedes } = await import('aedes');
     const { pki, log } = this.#o;
     const broker = new Aedes({

@@ -92,6 +92,8 @@ interface NodeLink {
   leaseAt: number | undefined;
   /** Reports taken in, by key (`''` the node's own, else a pod's uid): numbers within `epoch`. */
   epoch: string | undefined;
+  /** The agent knows that this hub wants all of them. */
+  asked: boolean;
   stored: Map<string, number>;
   latest: Map<string, number>;
   batches: Set<number>;
@@ -166,7 +168,7 @@ export class HubLink implements NodeStreams {
       },
       up: () => {
         for (const n of this.#informers.of<Node>(nodes).values())
-          if (n.metadata?.annotations?.[KEY_ANNOTATION]) this.#query(this.#node(n.metadata.name!));
+          if (n.metadata?.annotations?.[KEY_ANNOTATION]) this.#queryUntilLinked(n.metadata.name!, 0);
       },
       down: () => {
         for (const n of this.#nodes.values()) {
@@ -297,6 +299,13 @@ export class HubLink implements NodeStreams {
     this.#publish(n.name, 'd', encode(TYPE.query, undefined, { signer: this.#signer(n.name, 'd', '') }));
   }
 
+  /** A query may be lost: three times, a few seconds apart. */
+  #queryUntilLinked(name: string, attempt: number): void {
+    if (this.#stopped || attempt >= 3 || this.isLinked(name)) return;
+    this.#query(this.#node(name));
+    this.#clock.after(QUERY_EVERY_MS * 2 ** attempt, () => this.#queryUntilLinked(name, attempt + 1));
+  }
+
   // --- sessions -----------------------------------------------------------------------------------------------------
 
   #hello(n: NodeLink, h: Hello): void {
@@ -305,7 +314,11 @@ export class HubLink implements NodeStreams {
     const pinned = this.#pinnedKey(n.name);
     let key = [n.publicKey, pinned].find((k) => k && keyId(k) === h.k);
     if (!key && h.c) key = this.#certifiedKey(n.name, h.c);
-    const signers = { d: this.#signer(n.name, 'd', h.s), 's/d': this.#signer(n.name, 's/d', h.s) };
+    // A doubled hello goes on counting: the agent takes no number twice.
+    const signers =
+      n.session?.id === h.s
+        ? n.session.signers
+        : { d: this.#signer(n.name, 'd', h.s), 's/d': this.#signer(n.name, 's/d', h.s) };
     const answer = (type: number, body: unknown) =>
       this.#publish(n.name, 'd', encode(type, body, { signer: signers.d }));
     if (pinned && keyId(pinned) !== h.k) {
@@ -336,8 +349,9 @@ export class HubLink implements NodeStreams {
       n.epoch = h.e;
       n.stored = new Map();
       n.latest = new Map();
-      welcome.r = 1;
+      n.asked = false;
     }
+    if (!n.asked) welcome.r = 1;
     const want = this.#desired.of(n.name);
     if (h.d === digestOf(want)) n.held = want;
     else if (h.d === EMPTY_DIGEST) n.held = new Map();
@@ -509,6 +523,7 @@ export class HubLink implements NodeStreams {
     }
     if (n.batches.has(r.q) || n.batches.size >= MAX_BATCHES) return;
     n.batches.add(r.q);
+    if (r.f) n.asked = true;
     try {
       const work: Promise<void>[] = [];
       for (const [seq, event] of r.v ?? []) {
@@ -675,6 +690,7 @@ export class HubLink implements NodeStreams {
         mayRegister: false,
         leaseAt: undefined,
         epoch: undefined,
+        asked: false,
         stored: new Map(),
         latest: new Map(),
         batches: new Set(),

@@ -266,7 +266,7 @@ describe('link', () => {
     await w.stop();
   });
 
-  it('tells a lost link from a dead pod: the node becomes unknown and tainted, pods stay, all comes back', async () => {
+  it('tells a lost link from a dead pod: the node becomes unknown, pods stay, all comes back', async () => {
     const w = new World();
     await w.startHub();
     await w.startAgent('pi1');
@@ -282,9 +282,6 @@ describe('link', () => {
       reason: 'NodeStatusUnknown',
       message: 'Kubelet stopped posting node status.',
     });
-    expect((await w.node('pi1')).spec?.taints).toMatchObject([
-      { key: 'node.kubernetes.io/unreachable', effect: 'NoSchedule' },
-    ]);
     expect(await w.phase('web')).toBe('Running');
     await expect(
       w.hub.logs(
@@ -296,7 +293,6 @@ describe('link', () => {
     w.net.unreachable.clear();
     await w.run(120_000);
     expect((await w.ready('pi1'))?.status).toBe('True');
-    expect((await w.node('pi1')).spec?.taints ?? []).toEqual([]);
     await w.stop();
   });
 
@@ -715,7 +711,8 @@ describe('a hostile network', () => {
             await w.run(20);
           }
           w.net.weather = CALM;
-          await w.run(3_600_000);
+          // Long enough for the hourly comparison, should a stale welcome have covered a query.
+          await w.run(2 * 3_600_000);
           const all = (await w.client.list<Pod>(pods)).items;
           const maps = (await w.client.list<ConfigMap>(configMaps)).items;
           for (const n of nodesOf) {
