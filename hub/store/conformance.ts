@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { Change, Driver } from './driver.js';
 import { DriverStore } from './driver-store.js';
-import type { StoreEvent, StoreWatch } from './store.js';
+import { type Entry, RevisionConflict, type StoreEvent, type StoreWatch } from './store.js';
 
 export interface DriverUnderTest {
   /** A driver over the same data each time it is called; new data per harness. */
@@ -51,21 +51,16 @@ interface Write {
 type Op = Write | { op: 'reopen' } | { op: 'watch' };
 
 const key = fc.constantFrom('/p/a', '/p/b', '/p/c', '/q/a', '/p', '/pp');
+const arbitraryWrite: fc.Arbitrary<Write> = fc.record({
+  op: fc.constantFrom('create', 'update', 'delete'),
+  key,
+  stale: fc.boolean(),
+  n: fc.nat(9),
+});
 const arbitraryOps: fc.Arbitrary<Op[]> = fc.array(
   fc.oneof(
-    {
-      weight: 12,
-      arbitrary: fc.record({
-        op: fc.constantFrom('create', 'update', 'delete'),
-        key,
-        stale: fc.boolean(),
-        n: fc.nat(9),
-      }) as fc.Arbitrary<Op>,
-    },
-    {
-      weight: 1,
-      arbitrary: fc.constantFrom<Op>({ op: 'reopen' }, { op: 'watch' }),
-    },
+    { weight: 12, arbitrary: arbitraryWrite },
+    { weight: 1, arbitrary: fc.constantFrom<Op>({ op: 'reopen' }, { op: 'watch' }) },
   ),
   { maxLength: 80 },
 );
@@ -133,6 +128,40 @@ async function modelRun(makeDriver: () => Driver, ops: Op[]): Promise<void> {
   }
   await drain();
   await store.close();
+}
+
+/** Many writers at once: whatever the batches, the watch tells one order that explains every answer. */
+async function concurrentRun(makeDriver: () => Driver, ops: Write[]): Promise<void> {
+  const store = new DriverStore(makeDriver(), { batchChanges: 4 });
+  await store.open();
+  const watch = store.watch('/', 0);
+  const answers = await Promise.allSettled(
+    ops.map(async (o, i) => {
+      // Some read before others have written.
+      if (i % 3 === 0) await new Promise((r) => setImmediate(r));
+      const at = o.stale ? 999_999 : (store.get(o.key)?.revision ?? 999_999);
+      if (o.op === 'create') return store.create(o.key, { i });
+      return o.op === 'update' ? store.update(o.key, { i }, at) : store.delete(o.key, at);
+    }),
+  );
+  const succeeded = answers.filter((a) => a.status === 'fulfilled').length;
+  for (const a of answers) if (a.status === 'rejected') expect(a.reason).toBeInstanceOf(RevisionConflict);
+  expect(store.revision).toBe(succeeded);
+  const replayed = new Map<string, Entry>();
+  for (const [n, e] of (await take(watch, succeeded)).entries()) {
+    expect(e.revision).toBe(n + 1);
+    expect(e.previous).toBe(replayed.get(e.key));
+    if (e.entry) replayed.set(e.key, e.entry);
+    else replayed.delete(e.key);
+  }
+  const listed = store.list('/').entries;
+  expect(listed).toEqual([...replayed.values()].sort((a, b) => (a.key < b.key ? -1 : 1)));
+  await store.close();
+  const again = new DriverStore(makeDriver());
+  await again.open();
+  expect(again.list('/').entries).toEqual(listed);
+  expect(again.revision).toBe(succeeded);
+  await again.close();
 }
 
 /** What every driver keeps; `harness` makes new, empty data. */
@@ -248,6 +277,20 @@ export function driverConformance(name: string, harness: () => Promise<DriverUnd
           }
         }),
         { numRuns: 60 },
+      );
+    });
+
+    it('explains every answer to many writers at once by one order', async () => {
+      await fc.assert(
+        fc.asyncProperty(fc.array(arbitraryWrite, { maxLength: 60 }), async (ops) => {
+          const t = await harness();
+          try {
+            await concurrentRun(t.make, ops);
+          } finally {
+            await t.dispose?.();
+          }
+        }),
+        { numRuns: 40 },
       );
     });
 

@@ -264,6 +264,31 @@ describe('pulling artifacts', () => {
   });
 });
 
+describe('pulls that wait for another of the same blob', () => {
+  it('give up when told to, and take their turn when the other fails', async () => {
+    const module = wasm(1000);
+    registry.artifact('1', module);
+    let held: http.ServerResponse | undefined;
+    registry.before = (req, res) => {
+      if (!req.url!.includes('/blobs/') || held) return false;
+      held = res;
+      return true;
+    };
+    const c = await cache();
+    const first = new AbortController();
+    const second = new AbortController();
+    const one = c.pull(`${registry.host}/a:1`, { signal: first.signal });
+    await expect.poll(() => held, { timeout: 10_000 }).toBeDefined();
+    const two = c.pull(`${registry.host}/a:1`, { signal: second.signal });
+    const three = c.pull(`${registry.host}/a:1`);
+    second.abort(new Error('two is tired'));
+    await expect(two).rejects.toThrow('two is tired');
+    first.abort(new Error('one is tired'));
+    await expect(one).rejects.toThrow('one is tired');
+    expect((await three).moduleDigest).toBe(sha(module));
+  });
+});
+
 describe('pulling container images', () => {
   const config = {
     Entrypoint: ['/app.wasm', 'run'],

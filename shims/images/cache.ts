@@ -284,16 +284,20 @@ export class ImageCache implements WasmImages {
     options: PullOptions,
     check: (file: string) => Promise<void> = async () => {},
   ): Promise<void> {
-    await this.#inTurn(d.digest, async () => {
-      if (await this.#sound(d.digest)) return;
-      const file = await this.#download(ref, d, options);
-      await check(file).catch(async (e: unknown) => {
-        await rm(file, { force: true });
-        throw e;
-      });
-      await rename(file, this.#path(d.digest));
-      fsyncDir(this.#blobs);
-    });
+    await this.#inTurn(
+      d.digest,
+      async () => {
+        if (await this.#sound(d.digest)) return;
+        const file = await this.#download(ref, d, options);
+        await check(file).catch(async (e: unknown) => {
+          await rm(file, { force: true });
+          throw e;
+        });
+        await rename(file, this.#path(d.digest));
+        fsyncDir(this.#blobs);
+      },
+      options.signal,
+    );
   }
 
   /** Downloads into `partial/`, going on where an earlier try stopped; verified and synced when it returns. */
@@ -377,38 +381,42 @@ export class ImageCache implements WasmImages {
     pin: (digest: string) => void,
   ): Promise<string> {
     const name = formatReference(ref);
-    return this.#inTurn(layer.digest, async () => {
-      const archive = await this.#download(ref, layer, options);
-      const temp = `${archive}.module`;
-      const source = createReadStream(archive);
-      try {
-        const tar = /[+.]gzip$/.test(layer.mediaType) ? source.pipe(createGunzip()) : source;
-        source.on('error', (e) => tar.destroy(e));
-        const digest = await moduleOfLayer(name, tar, config, this.#moduleBytes, async (content) => {
-          const hash = createHash('sha256');
-          const out = await open(temp, 'w', 0o644);
-          try {
-            for await (const chunk of content) {
-              hash.update(chunk);
-              await out.writeFile(chunk);
+    return this.#inTurn(
+      layer.digest,
+      async () => {
+        const archive = await this.#download(ref, layer, options);
+        const temp = `${archive}.module`;
+        const source = createReadStream(archive);
+        try {
+          const tar = /[+.]gzip$/.test(layer.mediaType) ? source.pipe(createGunzip()) : source;
+          source.on('error', (e) => tar.destroy(e));
+          const digest = await moduleOfLayer(name, tar, config, this.#moduleBytes, async (content) => {
+            const hash = createHash('sha256');
+            const out = await open(temp, 'w', 0o644);
+            try {
+              for await (const chunk of content) {
+                hash.update(chunk);
+                await out.writeFile(chunk);
+              }
+              await out.sync();
+            } finally {
+              await out.close();
             }
-            await out.sync();
-          } finally {
-            await out.close();
-          }
-          return `sha256:${hash.digest('hex')}`;
-        });
-        await checkMagic(name, temp);
-        pin(digest);
-        await rename(temp, this.#path(digest));
-        fsyncDir(this.#blobs);
-        return digest;
-      } finally {
-        source.destroy();
-        await rm(temp, { force: true });
-        await rm(archive, { force: true });
-      }
-    });
+            return `sha256:${hash.digest('hex')}`;
+          });
+          await checkMagic(name, temp);
+          pin(digest);
+          await rename(temp, this.#path(digest));
+          fsyncDir(this.#blobs);
+          return digest;
+        } finally {
+          source.destroy();
+          await rm(temp, { force: true });
+          await rm(archive, { force: true });
+        }
+      },
+      options.signal,
+    );
   }
 
   async #remember(image: Record_): Promise<void> {
@@ -476,19 +484,29 @@ export class ImageCache implements WasmImages {
     }
   }
 
-  async #inTurn<T>(digest: string, work: () => Promise<T>): Promise<T> {
+  /** Runs works of one digest one after another. Who gives up waits no longer, whoever else's turn it is. */
+  #inTurn<T>(digest: string, work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
     const before = this.#turns.get(digest) ?? Promise.resolve();
-    const mine = before.then(work, work);
-    const settled = mine.then(
-      () => {},
-      () => {},
-    );
+    const mine = before.then(() => {
+      signal?.throwIfAborted();
+      return work();
+    });
+    const settled: Promise<void> = mine
+      .then(
+        () => {},
+        () => {},
+      )
+      .then(() => {
+        if (this.#turns.get(digest) === settled) this.#turns.delete(digest);
+      });
     this.#turns.set(digest, settled);
-    try {
-      return await mine;
-    } finally {
-      if (this.#turns.get(digest) === settled) this.#turns.delete(digest);
-    }
+    if (!signal) return mine;
+    return new Promise((resolve, reject) => {
+      const stop = () => reject(signal.reason);
+      if (signal.aborted) stop();
+      signal.addEventListener('abort', stop, { once: true });
+      mine.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop));
+    });
   }
 }
 

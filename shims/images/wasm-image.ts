@@ -1,6 +1,5 @@
 import path from 'node:path';
 import { Readable } from 'node:stream';
-import { extract } from 'tar-stream';
 import { type Descriptor, isDigest, MEDIA } from '../../api/oci.js';
 import { type FetchedManifest, pullError } from './client.js';
 
@@ -113,6 +112,8 @@ export async function moduleOfLayer(
   save: (content: AsyncIterable<Uint8Array>) => Promise<string>,
 ): Promise<string> {
   const wanted = entryPath(image, config);
+  // Few nodes ever see a container image here.
+  const { extract } = await import('tar-stream');
   const unpack = extract();
   const source = Readable.from(bounded(image, tar), { objectMode: false });
   source.on('error', (e) => unpack.destroy(e));
