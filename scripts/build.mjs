@@ -10,8 +10,8 @@ const run = (command, args) => {
 
 run(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json']);
 
-// Files that are data, not modules: protobuf definitions and generated schemas.
-const DATA = /\.(proto)$/;
+// What is not compiled but read or run as it is: protobuf definitions, programs for child processes.
+const DATA = /\.proto$|-worker\.mjs$/;
 const copyData = (dir) => {
   for (const e of readdirSync(dir, { withFileTypes: true })) {
     const from = join(dir, e.name);

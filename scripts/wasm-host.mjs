@@ -6,7 +6,7 @@ import { rolldown } from 'rolldown';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const out = process.argv[2] ?? join(root, 'dist/shims/wasm/host');
-for (const [name, entry] of Object.entries({ p1: 'main.ts' })) {
+for (const [name, entry] of Object.entries({ p1: 'p1-main.ts', p2: 'p2-main.ts' })) {
   const bundle = await rolldown({
     input: join(root, 'shims/wasm/host', entry),
     platform: 'node',

@@ -479,6 +479,7 @@ export class WasmShim implements Shim {
       idmap: ownIds,
       ...(spec.workingDir ? { workingDir: spec.workingDir } : {}),
     });
+    const isPublic = ((await stat(record.modulePath)).mode & 0o004) !== 0;
     const program = join(this.#programs, record.kind === 'component' ? 'p2.cjs' : 'p1.cjs');
     const env = new Map<string, string>([['HOSTNAME', sandbox.spec.hostname]]);
     for (const e of record.imageEnv) env.set(e.split('=', 1)[0]!, e.slice(e.indexOf('=') + 1));
@@ -493,6 +494,7 @@ export class WasmShim implements Shim {
         path: jailed ? join('/log', logFile.slice(dirname(logFile).length)) : logFile,
         maxBytes: LOG_MAX_BYTES,
       },
+      ...(spec.workingDir ? { cwd: spec.workingDir } : {}),
     };
     await writeFile(join(dir, 'spec.json'), JSON.stringify(host), { mode: 0o600 });
     const limit = spec.resources.memoryLimitBytes;
@@ -516,7 +518,8 @@ export class WasmShim implements Shim {
       mounts: [
         ...this.#libraries,
         system(program, '/host.cjs', false),
-        system(record.modulePath, '/module', false),
+        // Private to root in the image cache: the pod's user then reads it as its owner.
+        { ...system(record.modulePath, '/module', false), idmap: !isPublic },
         writable(dirname(logFile), '/log'),
         ...mounts,
       ],

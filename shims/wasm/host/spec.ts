@@ -9,6 +9,8 @@ export interface HostSpec {
   env: [string, string][];
   preopens: Preopen[];
   log: { path: string; maxBytes: number };
+  /** The guest's working directory, where the container has one. */
+  cwd?: string;
 }
 
 /** A directory that the guest sees at `guest`. */

@@ -1,0 +1,636 @@
+import { randomBytes } from 'node:crypto';
+import {
+  type BigIntStats,
+  closeSync,
+  fdatasyncSync,
+  fstatSync,
+  fsyncSync,
+  ftruncateSync,
+  futimesSync,
+  readSync,
+  writeSync,
+} from 'node:fs';
+import type { CriLog, Stream } from './log.js';
+import {
+  codeOf,
+  type Dir,
+  entryStats,
+  linkAt,
+  mkdirAt,
+  namesIn,
+  type Opened,
+  openAt,
+  readlinkAt,
+  renameAt,
+  rmdirAt,
+  statAt,
+  statOf,
+  symlinkAt,
+  unlinkAt,
+  utimesAt,
+} from './paths.js';
+import { pause } from './system.js';
+
+/**
+ * WASI preview 2 (0.2) for command components, in the shape that jco's transpiled code calls it: cli, clocks,
+ * filesystem, io and random, all synchronous; sockets and http are there and refuse. Names as in the WIT packages.
+ */
+
+/** A `result`'s error side, as jco expects it to be thrown. */
+class Payload extends Error {
+  constructor(readonly payload: unknown) {
+    super('payload');
+  }
+}
+const throws = (payload: unknown): never => {
+  throw new Payload(payload);
+};
+
+/** POSIX name → `error-code` of wasi:filesystem. */
+const ERROR_CODE: Record<string, string> = {
+  EACCES: 'access',
+  EAGAIN: 'would-block',
+  EALREADY: 'already',
+  EBADF: 'bad-descriptor',
+  EBUSY: 'busy',
+  EDEADLK: 'deadlock',
+  EDQUOT: 'quota',
+  EEXIST: 'exist',
+  EFBIG: 'file-too-large',
+  EILSEQ: 'illegal-byte-sequence',
+  EINPROGRESS: 'in-progress',
+  EINTR: 'interrupted',
+  EINVAL: 'invalid',
+  EIO: 'io',
+  EISDIR: 'is-directory',
+  ELOOP: 'loop',
+  EMLINK: 'too-many-links',
+  EMSGSIZE: 'message-size',
+  ENAMETOOLONG: 'name-too-long',
+  ENODEV: 'no-device',
+  ENOENT: 'no-entry',
+  ENOLCK: 'no-lock',
+  ENOMEM: 'insufficient-memory',
+  ENOSPC: 'insufficient-space',
+  ENOTDIR: 'not-directory',
+  ENOTEMPTY: 'not-empty',
+  ENOTRECOVERABLE: 'not-recoverable',
+  ENOTSUP: 'unsupported',
+  EOPNOTSUPP: 'unsupported',
+  ENOTTY: 'no-tty',
+  ENXIO: 'no-such-device',
+  EOVERFLOW: 'overflow',
+  EPERM: 'not-permitted',
+  EPIPE: 'pipe',
+  EROFS: 'read-only',
+  ESPIPE: 'invalid-seek',
+  ETXTBSY: 'text-file-busy',
+  EXDEV: 'cross-device',
+};
+const errorCode = (e: unknown): string => ERROR_CODE[codeOf(e)] ?? 'io';
+
+/** Runs a file operation; what fails in the system becomes an `error-code`. */
+function files<T>(operation: () => T): T {
+  try {
+    return operation();
+  } catch (e) {
+    return e instanceof Payload ? throws(e.payload) : throws(errorCode(e));
+  }
+}
+
+/** At most this much in one read or write; the interface lets the host give less. */
+const CHUNK = 1 << 20;
+const clamp = (n: bigint): number => Number(n > BigInt(CHUNK) ? CHUNK : n);
+
+class IoError extends Error {
+  constructor(readonly code: string) {
+    super(code);
+  }
+  toDebugString(): string {
+    return this.code;
+  }
+}
+
+/** Ready from `due` on (milliseconds of `performance.now()`); files and ends of streams always are. */
+class Pollable {
+  constructor(readonly due: number) {}
+  ready(): boolean {
+    return this.due <= performance.now();
+  }
+  block(): void {
+    waitUntil(this.due);
+  }
+}
+let beforeSleep = (): void => {};
+function waitUntil(due: number): void {
+  const ms = due - performance.now();
+  if (ms <= 0) return;
+  beforeSleep();
+  pause(ms);
+}
+const READY = 0;
+
+function poll(list: Pollable[]): Uint32Array {
+  if (list.length === 0) throw new WebAssembly.RuntimeError('poll of an empty list');
+  waitUntil(list.reduce((least, p) => Math.min(least, p.due), Number.POSITIVE_INFINITY));
+  const now = performance.now();
+  return Uint32Array.from([...list.keys()].filter((i) => list[i]!.due <= now));
+}
+
+/** Reads with `from(length)`; nothing left is an empty answer, which closes the stream. */
+class InputStream {
+  constructor(private readonly from: (length: number) => Uint8Array) {}
+  read(length: bigint): Uint8Array {
+    if (length === 0n) return new Uint8Array(0);
+    let got: Uint8Array;
+    try {
+      got = this.from(clamp(length));
+    } catch (e) {
+      return throws({ tag: 'last-operation-failed', val: new IoError(codeOf(e)) });
+    }
+    return got.length > 0 ? got : throws({ tag: 'closed' });
+  }
+  blockingRead(length: bigint): Uint8Array {
+    return this.read(length);
+  }
+  skip(length: bigint): bigint {
+    return BigInt(this.read(length).length);
+  }
+  blockingSkip(length: bigint): bigint {
+    return this.skip(length);
+  }
+  subscribe(): Pollable {
+    return new Pollable(READY);
+  }
+}
+
+class OutputStream {
+  constructor(private readonly to: (bytes: Uint8Array) => void) {}
+  checkWrite(): bigint {
+    return BigInt(CHUNK);
+  }
+  write(bytes: Uint8Array): void {
+    try {
+      this.to(bytes);
+    } catch (e) {
+      throws({ tag: 'last-operation-failed', val: new IoError(codeOf(e)) });
+    }
+  }
+  blockingWriteAndFlush(bytes: Uint8Array): void {
+    this.write(bytes);
+  }
+  flush(): void {}
+  blockingFlush(): void {}
+  writeZeroes(length: bigint): void {
+    this.write(new Uint8Array(clamp(length)));
+  }
+  blockingWriteZeroesAndFlush(length: bigint): void {
+    this.writeZeroes(length);
+  }
+  splice(source: InputStream, length: bigint): bigint {
+    const bytes = source.read(length);
+    this.write(bytes);
+    return BigInt(bytes.length);
+  }
+  blockingSplice(source: InputStream, length: bigint): bigint {
+    return this.splice(source, length);
+  }
+  subscribe(): Pollable {
+    return new Pollable(READY);
+  }
+}
+
+const typeOf = (s: BigIntStats): string =>
+  s.isFile()
+    ? 'regular-file'
+    : s.isDirectory()
+      ? 'directory'
+      : s.isSymbolicLink()
+        ? 'symbolic-link'
+        : s.isCharacterDevice()
+          ? 'character-device'
+          : s.isBlockDevice()
+            ? 'block-device'
+            : s.isFIFO()
+              ? 'fifo'
+              : s.isSocket()
+                ? 'socket'
+                : 'unknown';
+interface Datetime {
+  seconds: bigint;
+  nanoseconds: number;
+}
+const datetime = (ns: bigint): Datetime =>
+  ns < 0n
+    ? { seconds: 0n, nanoseconds: 0 }
+    : { seconds: ns / 1_000_000_000n, nanoseconds: Number(ns % 1_000_000_000n) };
+const statRecord = (s: BigIntStats) => ({
+  type: typeOf(s),
+  linkCount: s.nlink,
+  size: s.size,
+  dataAccessTimestamp: datetime(s.atimeNs),
+  dataModificationTimestamp: datetime(s.mtimeNs),
+  statusChangeTimestamp: datetime(s.ctimeNs),
+});
+const hashRecord = (s: BigIntStats) => ({
+  lower: BigInt.asUintN(64, s.ino ^ (s.mtimeNs << 7n)),
+  upper: BigInt.asUintN(64, (s.dev << 32n) ^ s.size ^ s.ctimeNs),
+});
+
+type NewTimestamp = { tag: 'no-change' } | { tag: 'now' } | { tag: 'timestamp'; val: Datetime };
+const seconds = (t: NewTimestamp, old: bigint): number =>
+  t.tag === 'now'
+    ? Date.now() / 1000
+    : t.tag === 'timestamp'
+      ? Number(t.val.seconds) + t.val.nanoseconds / 1e9
+      : Number(old) / 1e9;
+
+interface PathFlags {
+  symlinkFollow?: boolean;
+}
+interface DescriptorFlags {
+  read?: boolean;
+  write?: boolean;
+  fileIntegritySync?: boolean;
+  dataIntegritySync?: boolean;
+  requestedWriteSync?: boolean;
+  mutateDirectory?: boolean;
+}
+interface OpenFlags {
+  create?: boolean;
+  directory?: boolean;
+  exclusive?: boolean;
+  truncate?: boolean;
+}
+
+class DirectoryEntryStream {
+  #next = 0;
+  constructor(
+    private readonly dir: Dir,
+    private readonly names: string[],
+  ) {}
+  readDirectoryEntry(): { type: string; name: string } | undefined {
+    const name = this.names[this.#next++];
+    if (name === undefined) return undefined;
+    const stats = entryStats(this.dir, name);
+    return { type: stats ? typeOf(stats) : 'unknown', name };
+  }
+}
+
+class Descriptor {
+  /** Streams keep the file open when the guest drops the descriptor first: closed when the last of them goes. */
+  #holders = 1;
+  constructor(
+    readonly dir: Dir,
+    private readonly stats: BigIntStats,
+    private readonly flags: DescriptorFlags,
+  ) {}
+  /** Given out anew at every call of `get-directories`: dropping one must not close it for the next. */
+  static preopen(dir: Dir): Descriptor {
+    const d = new Descriptor(dir, statOf(dir), { read: true, mutateDirectory: !dir.readOnly });
+    d.#holders++;
+    return d;
+  }
+  [Symbol.dispose](): void {
+    this.#release();
+  }
+  #release(): void {
+    if (--this.#holders === 0 && this.dir.fd >= 0) closeSync(this.dir.fd);
+  }
+  /** Keeps the descriptor's number for a stream: dropping the stream is noticed by its own disposer. */
+  #hold<T extends object>(stream: T): T {
+    this.#holders++;
+    let held = true;
+    Object.defineProperty(stream, Symbol.dispose, {
+      value: () => {
+        if (held) this.#release();
+        held = false;
+      },
+    });
+    return stream;
+  }
+  #file(right: 'read' | 'write'): number {
+    if (this.stats.isDirectory()) throws('is-directory');
+    if (!this.flags[right]) throws('bad-descriptor');
+    return this.dir.fd;
+  }
+  #directory(): Dir {
+    return this.stats.isDirectory() ? this.dir : throws('not-directory');
+  }
+  #readAt(length: number, position: number): Uint8Array {
+    const bytes = new Uint8Array(length);
+    const seeks = this.stats.isFile() || this.stats.isBlockDevice();
+    return bytes.subarray(0, readSync(this.dir.fd, bytes, 0, length, seeks ? position : null));
+  }
+  #writeAll(bytes: Uint8Array, position: number | null): void {
+    const seeks = this.stats.isFile() || this.stats.isBlockDevice();
+    for (let at = 0; at < bytes.length; ) {
+      const where = seeks && position !== null ? position + at : null;
+      at += writeSync(this.dir.fd, bytes, at, bytes.length - at, where);
+    }
+  }
+
+  readViaStream(offset: bigint): InputStream {
+    this.#file('read');
+    let position = Number(offset);
+    return this.#hold(
+      new InputStream((length) => {
+        const got = this.#readAt(length, position);
+        position += got.length;
+        return got;
+      }),
+    );
+  }
+  writeViaStream(offset: bigint): OutputStream {
+    this.#file('write');
+    let position = Number(offset);
+    return this.#hold(
+      new OutputStream((bytes) => {
+        this.#writeAll(bytes, position);
+        position += bytes.length;
+      }),
+    );
+  }
+  appendViaStream(): OutputStream {
+    this.#file('write');
+    return this.#hold(new OutputStream((bytes) => this.#writeAll(bytes, fstatSync(this.dir.fd).size)));
+  }
+  advise(): void {
+    if (this.stats.isDirectory()) throws('bad-descriptor');
+  }
+  syncData(): void {
+    if (this.dir.fd >= 0) files(() => fdatasyncSync(this.dir.fd));
+  }
+  sync(): void {
+    if (this.dir.fd >= 0) files(() => fsyncSync(this.dir.fd));
+  }
+  getFlags(): DescriptorFlags {
+    return this.flags;
+  }
+  getType(): string {
+    return typeOf(this.stats);
+  }
+  setSize(size: bigint): void {
+    const fd = this.#file('write');
+    files(() => ftruncateSync(fd, Number(size)));
+  }
+  setTimes(atime: NewTimestamp, mtime: NewTimestamp): void {
+    if (this.dir.fd < 0 || this.dir.readOnly) throws('read-only');
+    const now = this.#stat();
+    files(() => futimesSync(this.dir.fd, seconds(atime, now.atimeNs), seconds(mtime, now.mtimeNs)));
+  }
+  read(length: bigint, offset: bigint): [Uint8Array, boolean] {
+    this.#file('read');
+    const got = files(() => this.#readAt(clamp(length), Number(offset)));
+    return [got, got.length === 0 && length > 0n];
+  }
+  write(bytes: Uint8Array, offset: bigint): bigint {
+    this.#file('write');
+    files(() => this.#writeAll(bytes, Number(offset)));
+    return BigInt(bytes.length);
+  }
+  readDirectory(): DirectoryEntryStream {
+    const dir = this.#directory();
+    return this.#hold(
+      new DirectoryEntryStream(
+        dir,
+        files(() => namesIn(dir)),
+      ),
+    );
+  }
+  createDirectoryAt(path: string): void {
+    files(() => mkdirAt(this.#directory(), path));
+  }
+  #stat(): BigIntStats {
+    return files(() => statOf(this.dir));
+  }
+  stat() {
+    return statRecord(this.#stat());
+  }
+  statAt(flags: PathFlags, path: string) {
+    return statRecord(files(() => statAt(this.#directory(), path, flags.symlinkFollow === true)));
+  }
+  setTimesAt(flags: PathFlags, path: string, atime: NewTimestamp, mtime: NewTimestamp): void {
+    const follow = flags.symlinkFollow === true;
+    files(() => {
+      const now = statAt(this.#directory(), path, follow);
+      utimesAt(this.dir, path, follow, seconds(atime, now.atimeNs), seconds(mtime, now.mtimeNs));
+    });
+  }
+  linkAt(flags: PathFlags, path: string, other: Descriptor, newPath: string): void {
+    if (flags.symlinkFollow) throws('invalid');
+    files(() => linkAt(this.#directory(), path, other.#directory(), newPath));
+  }
+  openAt(flags: PathFlags, path: string, open: OpenFlags, wanted: DescriptorFlags): Descriptor {
+    const o: Opened = files(() =>
+      openAt(this.#directory(), path, {
+        follow: flags.symlinkFollow === true,
+        ...open,
+        read: wanted.read === true || wanted.write !== true,
+        write: wanted.write === true && open.directory !== true,
+        sync: wanted.fileIntegritySync === true || wanted.requestedWriteSync === true,
+        dataSync: wanted.dataIntegritySync === true,
+      }),
+    );
+    const { fd, readOnly, files: mounted, stats } = o;
+    if (stats.isDirectory() && wanted.mutateDirectory && readOnly) {
+      if (fd >= 0) closeSync(fd);
+      throws('read-only');
+    }
+    return new Descriptor({ fd, readOnly, files: mounted }, stats, wanted);
+  }
+  readlinkAt(path: string): string {
+    return files(() => readlinkAt(this.#directory(), path));
+  }
+  removeDirectoryAt(path: string): void {
+    files(() => rmdirAt(this.#directory(), path));
+  }
+  renameAt(path: string, other: Descriptor, newPath: string): void {
+    files(() => renameAt(this.#directory(), path, other.#directory(), newPath));
+  }
+  symlinkAt(target: string, path: string): void {
+    files(() => symlinkAt(target, this.#directory(), path));
+  }
+  unlinkFileAt(path: string): void {
+    files(() => unlinkAt(this.#directory(), path));
+  }
+  isSameObject(other: Descriptor): boolean {
+    return this.stats.dev === other.stats.dev && this.stats.ino === other.stats.ino;
+  }
+  metadataHash() {
+    return hashRecord(this.#stat());
+  }
+  metadataHashAt(flags: PathFlags, path: string) {
+    return hashRecord(files(() => statAt(this.#directory(), path, flags.symlinkFollow === true)));
+  }
+}
+
+/** Resources that a guest may name but never gets hold of, since whatever would make one is refused. */
+const never = (...names: string[]): Record<string, unknown> =>
+  Object.fromEntries(names.map((name) => [name, class {}]));
+
+class Network {}
+
+/** HTTP header fields: kept, so that a request can be written and then refused. */
+class Fields {
+  constructor(private entries_: [string, Uint8Array][] = []) {}
+  static fromList(entries: [string, Uint8Array][]): Fields {
+    return new Fields([...entries]);
+  }
+  get(name: string): Uint8Array[] {
+    return this.entries_.filter(([n]) => n.toLowerCase() === name.toLowerCase()).map(([, v]) => v);
+  }
+  has(name: string): boolean {
+    return this.get(name).length > 0;
+  }
+  set(name: string, values: Uint8Array[]): void {
+    this.delete(name);
+    for (const v of values) this.append(name, v);
+  }
+  delete(name: string): void {
+    this.entries_ = this.entries_.filter(([n]) => n.toLowerCase() !== name.toLowerCase());
+  }
+  append(name: string, value: Uint8Array): void {
+    this.entries_.push([name, value]);
+  }
+  entries(): [string, Uint8Array][] {
+    return [...this.entries_];
+  }
+  clone(): Fields {
+    return new Fields([...this.entries_]);
+  }
+}
+
+class OutgoingBody {
+  write(): OutputStream {
+    return new OutputStream(() => {});
+  }
+  static finish(): void {}
+}
+
+/** Plain properties of a resource: `name()` and `setName(value)`. */
+function keeps(target: object, names: readonly string[]): void {
+  const values = new Map<string, unknown>();
+  const capital = (n: string): string => `${n[0]!.toUpperCase()}${n.slice(1)}`;
+  for (const name of names)
+    Object.assign(target, {
+      [name]: () => values.get(name),
+      [`set${capital(name)}`]: (value: unknown) => {
+        values.set(name, value);
+      },
+    });
+}
+
+class OutgoingRequest {
+  constructor(private readonly fields: Fields) {
+    keeps(this, ['method', 'pathWithQuery', 'scheme', 'authority']);
+    (this as unknown as { setMethod(m: unknown): void }).setMethod({ tag: 'get' });
+  }
+  body(): OutgoingBody {
+    return new OutgoingBody();
+  }
+  headers(): Fields {
+    return this.fields;
+  }
+}
+
+class RequestOptions {
+  constructor() {
+    keeps(this, ['connectTimeout', 'firstByteTimeout', 'betweenBytesTimeout']);
+  }
+}
+
+export interface P2Options {
+  args: string[];
+  env: [string, string][];
+  cwd?: string;
+  preopens: { guest: string; dir: Dir }[];
+  log: CriLog;
+  exit: (code: number) => never;
+}
+
+/** The import object of a transpiled component, by interface without version. */
+export function preview2(o: P2Options): Record<string, Record<string, unknown>> {
+  beforeSleep = () => o.log.flush('P');
+  const output = (stream: Stream) => new OutputStream((bytes) => o.log.write(stream, bytes));
+  const denied = (): never => throws('access-denied');
+  const nothing = (): undefined => undefined;
+  const bytes = (length: bigint): Uint8Array => randomBytes(Number(length));
+  const u64 = (): bigint => randomBytes(8).readBigUInt64LE();
+  const now = (): bigint => process.hrtime.bigint();
+  const later = (ns: bigint): Pollable => new Pollable(performance.now() + Number(ns) / 1e6);
+  return {
+    'wasi:cli/environment': {
+      getArguments: () => o.args,
+      getEnvironment: () => o.env,
+      initialCwd: () => o.cwd,
+    },
+    'wasi:cli/exit': {
+      exit: (status: { tag: 'ok' | 'err' }) => o.exit(status.tag === 'ok' ? 0 : 1),
+      exitWithCode: (code: number) => o.exit(code),
+    },
+    'wasi:cli/stdin': { getStdin: () => new InputStream(() => new Uint8Array(0)) },
+    'wasi:cli/stdout': { getStdout: () => output('stdout') },
+    'wasi:cli/stderr': { getStderr: () => output('stderr') },
+    'wasi:cli/terminal-input': never('TerminalInput'),
+    'wasi:cli/terminal-output': never('TerminalOutput'),
+    'wasi:cli/terminal-stdin': { getTerminalStdin: nothing },
+    'wasi:cli/terminal-stdout': { getTerminalStdout: nothing },
+    'wasi:cli/terminal-stderr': { getTerminalStderr: nothing },
+    'wasi:clocks/monotonic-clock': {
+      now,
+      resolution: () => 1n,
+      subscribeInstant: (at: bigint) => later(at - now()),
+      subscribeDuration: later,
+    },
+    'wasi:clocks/wall-clock': {
+      now: () => datetime(BigInt(Date.now()) * 1_000_000n),
+      resolution: () => datetime(1_000_000n),
+    },
+    'wasi:clocks/timezone': {
+      display: () => ({ utcOffset: 0, name: 'UTC', inDaylightSavingTime: false }),
+      utcOffset: () => 0,
+    },
+    'wasi:filesystem/preopens': {
+      getDirectories: () => o.preopens.map(({ guest, dir }) => [Descriptor.preopen(dir), guest]),
+    },
+    'wasi:filesystem/types': {
+      Descriptor,
+      DirectoryEntryStream,
+      filesystemErrorCode: (e: unknown) => (e instanceof IoError ? ERROR_CODE[e.code] : undefined),
+    },
+    'wasi:io/error': { Error: IoError },
+    'wasi:io/poll': { Pollable, poll },
+    'wasi:io/streams': { InputStream, OutputStream },
+    'wasi:random/random': { getRandomBytes: bytes, getRandomU64: u64 },
+    'wasi:random/insecure': { getInsecureRandomBytes: bytes, getInsecureRandomU64: u64 },
+    'wasi:random/insecure-seed': {
+      insecureSeed: () => [u64(), u64()],
+      getInsecureSeed: () => [u64(), u64()],
+    },
+
+    'wasi:sockets/network': { Network, networkErrorCode: nothing },
+    'wasi:sockets/instance-network': { instanceNetwork: () => new Network() },
+    'wasi:sockets/tcp': never('TcpSocket'),
+    'wasi:sockets/tcp-create-socket': { createTcpSocket: denied },
+    'wasi:sockets/udp': never('UdpSocket', 'IncomingDatagramStream', 'OutgoingDatagramStream'),
+    'wasi:sockets/udp-create-socket': { createUdpSocket: denied },
+    'wasi:sockets/ip-name-lookup': { ...never('ResolveAddressStream'), resolveAddresses: denied },
+    'wasi:http/types': {
+      Fields,
+      OutgoingBody,
+      OutgoingRequest,
+      RequestOptions,
+      ...never(
+        'FutureIncomingResponse',
+        'FutureTrailers',
+        'IncomingBody',
+        'IncomingRequest',
+        'IncomingResponse',
+      ),
+      ...never('OutgoingResponse', 'ResponseOutparam'),
+      httpErrorCode: nothing,
+    },
+    'wasi:http/outgoing-handler': { handle: () => throws({ tag: 'HTTP-request-denied' }) },
+  };
+}
