@@ -163,16 +163,7 @@ for (const { mode, jailed } of modes)
           );
           expect(err).toBe('');
           expect(status.exitCode).toBe(0);
-          expect(out.split('\n').map((l) => l.replaceAll(/(^|\s)\.\.?(?=\s|$)/g, '').trim())).toEqual([
-            'one',
-            'two',
-            'b',
-            'one',
-            'two',
-            'type 4 size 8',
-            'b s',
-            '',
-          ]);
+          expect(out.split('\n')).toEqual(['one', 'two', 'b', 'one', 'two', 'type 4 size 8', 'b s', '']);
         });
 
         it('has a clock, randomness and sleep', async () => {
@@ -229,10 +220,7 @@ for (const { mode, jailed } of modes)
               mount(join(volume, 'outside'), { containerPath: '/data/app.conf', readOnly: true }),
             ],
           );
-          expect(out.split('\n').map((l) => l.replaceAll(/(^|\s)\.\.?(?=\s|$)/g, '').trim())).toEqual([
-            'a',
-            SECRET + SECRET + 'app.conf',
-          ]);
+          expect(out.split('\n')).toEqual(['a', SECRET + SECRET + 'app.conf']);
           expect(err.split('\n')).toHaveLength(2);
           expect(status.exitCode).toBe(1);
         });

@@ -94,7 +94,8 @@ function list(path: string): void {
       const length = load<u32>(buffer + i, 16);
       if (i + 24 + length > n) break;
       cookie = load<u64>(buffer + i);
-      names.push(String.UTF8.decodeUnsafe(buffer + i + 24, length));
+      const name = String.UTF8.decodeUnsafe(buffer + i + 24, length);
+      if (name != "." && name != "..") names.push(name);
       i += 24 + length;
     }
     if (n < 4096) break;

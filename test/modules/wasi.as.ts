@@ -58,9 +58,20 @@ export declare function random_get(buf: usize, len: usize): u32;
 @external("wasi_snapshot_preview1", "proc_exit")
 export declare function proc_exit(code: u32): void;
 
-/** asc's abort hook: becomes a trap without importing `env.abort`. */
-export function abortTrap(_message: usize, _file: usize, _line: u32, _column: u32): void {
+/** asc's abort hook: says why and becomes a trap, without importing `env.abort`. */
+export function abortTrap(message: string | null, file: string | null, line: u32, column: u32): void {
+  put(2, "abort: " + (message ? message! : "") + " at " + (file ? file! : "") + ":" + line.toString() + ":" + column.toString() + "\n");
   unreachable();
+}
+
+/**
+ * The preview 1 adapter of components takes its memory here. Without this export it grows the memory by itself, and
+ * AssemblyScript's allocator believes that all of the memory is its own.
+ */
+export function cabi_realloc(old: usize, oldSize: usize, align: usize, size: usize): usize {
+  const at = (heap.alloc(size + align) + align - 1) & ~(align - 1);
+  if (old) memory.copy(at, old, oldSize);
+  return at;
 }
 
 /** Bytes of a string, UTF-8. */
