@@ -494,6 +494,22 @@ describe.skipIf(lacking)('CRI', () => {
       ]);
     });
 
+    it('a sandbox whose own process is killed is told of, and shown as not ready', async () => {
+      const pod = await sandbox();
+      expect((await shim.list()).sandboxes.find((s) => s.id === pod.id)?.state).toBe('ready');
+      let told = false;
+      const off = shim.onEvent((e) => {
+        if (e.sandboxId === pod.id) told = true;
+      });
+      await containerd.ctr('tasks', 'kill', '-s', 'SIGKILL', pod.id);
+      await eventually('an event of the sandbox', () => told);
+      off();
+      expect((await shim.list()).sandboxes.find((s) => s.id === pod.id)).toMatchObject({
+        state: 'notReady',
+        ips: [],
+      });
+    });
+
     it('containerd stops and starts again: containers go on, ends of the time between are known, events come again', async () => {
       const pod = await sandbox();
       const stays = await run(pod, 'sleep 1000', { name: 'stays' });
