@@ -357,7 +357,7 @@ export class ImageStorage {
   #expire(u: Upload): void {
     u.cancelTimer = this.clock.after(this.limits.uploadIdle, () => {
       this.log.info({ repository: u.repository, bytes: u.size }, 'gave up an image upload that stopped');
-      void this.drop(u);
+      this.drop(u).catch((err: unknown) => this.log.warn({ err }, 'cannot delete an upload that stopped'));
     });
   }
 

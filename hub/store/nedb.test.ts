@@ -7,6 +7,7 @@ import path from 'node:path';
 import type NedbDatastore from '@seald-io/nedb';
 import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
+import { systemClock } from '../../api/clock.js';
 import { DataDirLocked } from '../../api/lock.js';
 import { driverConformance } from './conformance.js';
 import { type Change, StoreUnreadable, StoreWriteFailed } from './driver.js';
@@ -371,10 +372,14 @@ describe('an unreadable store', () => {
   async function unreadable(content: Buffer | string): Promise<{ dir: string; error: StoreUnreadable }> {
     const dir = tempDir();
     fs.writeFileSync(path.join(dir, 'store.db'), content);
-    const error = await new NedbStore(dir, { now: () => Date.UTC(2026, 0, 2, 3, 4, 5) }).open().then(
-      () => undefined,
-      (e: unknown) => e,
-    );
+    const error = await new NedbStore(dir, {
+      clock: { ...systemClock, now: () => Date.UTC(2026, 0, 2, 3, 4, 5) },
+    })
+      .open()
+      .then(
+        () => undefined,
+        (e: unknown) => e,
+      );
     expect(error).toBeInstanceOf(StoreUnreadable);
     return { dir, error: error as StoreUnreadable };
   }

@@ -1,6 +1,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import fsp from 'node:fs/promises';
 import path from 'node:path';
+import { type Clock, systemClock } from '../../api/clock.js';
 import { lockFile } from '../../api/lock.js';
 import { type Log, silentLog } from '../../api/log.js';
 import { type Change, type Driver, type Loaded, StoreUnreadable, StoreWriteFailed } from './driver.js';
@@ -14,8 +15,8 @@ export interface NedbOptions {
   log?: Log;
   files?: Files;
   lock?: typeof lockFile;
-  /** Wall time in milliseconds, for the name of a file that is set aside. */
-  now?: () => number;
+  /** For the name of a file that is set aside. */
+  clock?: Clock;
   /** Bytes of garbage below which the file is never compacted. */
   compactBytes?: number;
 }
@@ -43,7 +44,7 @@ export class NedbDriver implements Driver {
   readonly #log: Log;
   readonly #files: Files;
   readonly #lock: typeof lockFile;
-  readonly #now: () => number;
+  readonly #clock: Clock;
   readonly #compactBytes: number;
   #unlock: (() => void) | undefined;
   #handle: FileHandle | undefined;
@@ -67,7 +68,7 @@ export class NedbDriver implements Driver {
     this.#log = options.log ?? silentLog;
     this.#files = options.files ?? fsp;
     this.#lock = options.lock ?? lockFile;
-    this.#now = options.now ?? Date.now;
+    this.#clock = options.clock ?? systemClock;
     this.#compactBytes = options.compactBytes ?? COMPACT_BYTES;
   }
 
@@ -202,7 +203,7 @@ export class NedbDriver implements Driver {
           'Start the newer version of Coxswain that wrote it.',
         );
       }
-      const aside = `${this.#file}.unreadable-${new Date(this.#now()).toISOString().replace(/[:.]/g, '')}`;
+      const aside = `${this.#file}.unreadable-${new Date(this.#clock.now()).toISOString().replace(/[:.]/g, '')}`;
       await this.#files.rename(this.#file, aside);
       await this.#syncDir();
       throw new StoreUnreadable(this.#file, e.why, aside, remedy(this.#file));
