@@ -341,9 +341,9 @@ ${r.auth ? `auth: {htpasswd: {realm: test, path: ${r.dir}/htpasswd}}` : ''}
 `,
     );
     const log = openSync(join(r.dir, 'log'), 'a');
-    r.#child = spawn('docker-registry', ['serve', join(r.dir, 'config.yml')], {
-      stdio: ['ignore', log, log],
-    });
+    // Not to outlive a test run that is killed.
+    const command = ['--pdeathsig', 'KILL', 'docker-registry', 'serve', join(r.dir, 'config.yml')];
+    r.#child = spawn('setpriv', command, { stdio: ['ignore', log, log] });
     await eventually(
       'the registry to serve',
       async () => [200, 401].includes((await fetch(`http://${r.host}/v2/`)).status),
