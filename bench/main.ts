@@ -27,6 +27,14 @@ const PARTS: Record<string, Part> = {
     about: '1,000 pods on 10 simulated nodes',
     run: async () => (await import('./density.js')).run(),
   },
+  store: {
+    about: 'the store alone: durable writes per second, opening, size on disk',
+    run: async () => (await import('./store.js')).run(),
+  },
+  wire: {
+    about: 'bytes of joining, a pod, reconnecting and silence, through a counting proxy',
+    run: async () => (await import('./wire.js')).run(),
+  },
 };
 
 const { values } = parseArgs({
