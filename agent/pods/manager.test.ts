@@ -216,6 +216,29 @@ describe('the end of a pod', () => {
     expect(readdirSync(join(node.dir, 'data/logs'))).toEqual([]);
   });
 
+  it('is told again until the hub knows it, and then forgotten', async () => {
+    node = await new TestNode().start();
+    const p = pod('again', [{}]);
+    node.apply(p);
+    await node.until('Running', () => node.phase(p) === 'Running');
+    node.remove(p);
+    await node.until('gone', () => node.gone(p));
+    await node.settle();
+    node.reports.length = 0;
+    node.apply();
+    await node.advance(60_000);
+    expect(node.reports).toEqual([]);
+    node.manager.reportAll();
+    expect(node.reports).toMatchObject([{ uid: p.metadata!.uid, gone: true }]);
+    node.pods = [];
+    node.apply();
+    node.reports.length = 0;
+    node.manager.reportAll();
+    await node.settle();
+    expect(node.reports).toEqual([]);
+    expect(node.told('Started')).toHaveLength(1);
+  });
+
   it('comes at once when the grace is shortened meanwhile', async () => {
     node = await new TestNode().start();
     const p = pod('stubborn', [{ script: { onTerm: 'ignore' } }]);

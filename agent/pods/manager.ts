@@ -160,7 +160,12 @@ export class PodManager implements PodHost {
       w.desire(pod);
       if (changed.has(pod.metadata.namespace ?? 'default')) w.configChanged();
     }
-    for (const [uid, w] of this.#workers) if (!wanted.has(uid)) w.desire(undefined);
+    for (const [uid, w] of this.#workers) {
+      if (wanted.has(uid)) continue;
+      // Gone before, and now the hub knows it too.
+      if (w.over) this.#workers.delete(uid);
+      else w.desire(undefined);
+    }
     void this.#findStrays(wanted);
   }
 

@@ -120,6 +120,11 @@ export class PodWorker implements PodContext {
     return this.#running || this.#busy.size > 0;
   }
 
+  /** It does nothing more: the pod is gone, or the agent ends. */
+  get over(): boolean {
+    return this.#over;
+  }
+
   get present(): boolean {
     return this.#present;
   }
@@ -530,6 +535,7 @@ export class PodWorker implements PodContext {
   /** The link lost what it was told: say it again. */
   reportAgain(): void {
     this.#reported = '';
-    this.kick();
+    if (this.#forgotten) this.reportGone();
+    else this.kick();
   }
 }

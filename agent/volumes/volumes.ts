@@ -17,7 +17,7 @@ import {
   statfsSync,
   writeFileSync,
 } from 'node:fs';
-import { lstat, opendir, rm } from 'node:fs/promises';
+import { lstat, opendir, rm, rmdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Container, Pod, Volume } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
@@ -159,6 +159,8 @@ export class Volumes {
       if (left.length > 0) throw new VolumeError(`still mounted: ${left.join(', ')}`);
     }
     for (const dir of real) await rm(dir, { recursive: true, force: true });
+    // The last pod takes the directory in memory along; any other outcome is as good.
+    if (this.#memory) await rmdir(this.#memory).catch(() => {});
   }
 
   #podDir = (pod: Pod) => join(this.#o.dir, pod.metadata!.uid!);
