@@ -167,6 +167,7 @@ export class Agent {
       new WasmShim({
         dataDir: join(dataDir, 'wasm'),
         images,
+        hub,
         allowUnjailed: wasmAllowUnjailed,
         clock,
         log: log.child({ shim: 'wasm' }),

@@ -9,6 +9,7 @@ import { Controllers } from './controllers/controllers.js';
 import { Api } from './http/api.js';
 import { HttpServer } from './http/server.js';
 import { ImageRegistry } from './images/registry.js';
+import { TRANSPILED_PATH, Transpiler } from './images/transpile.js';
 import { Informers } from './informer.js';
 import type { Bus } from './link/bus.js';
 import { EmbeddedBroker } from './link/embedded.js';
@@ -109,6 +110,7 @@ export class Hub {
       registry: () => hostPort(at, this.#apiPort),
     });
     const images = await this.#run(new ImageRegistry(dataDir, { log: log.child({ room: 'images' }), clock }));
+    const transpiler = await this.#run(new Transpiler(dataDir, { log: log.child({ room: 'images' }) }));
     const api = new Api({
       registry,
       clock,
@@ -124,7 +126,10 @@ export class Hub {
         host,
         port: this.options.apiPort,
         tls: { ...pki.server, ca: pki.caPem },
-        mounts: [{ prefix: '/v2/', handler: (req, res) => images.handle(req, res) }],
+        mounts: [
+          { prefix: '/v2/', handler: (req, res) => images.handle(req, res) },
+          { prefix: TRANSPILED_PATH, handler: (req, res) => transpiler.handle(req, res) },
+        ],
       }),
     );
     this.#apiPort = http.port;

@@ -5,9 +5,11 @@ import { mkdir, open, readdir, readFile, rename, rm, stat, utimes, writeFile } f
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import path from 'node:path';
 import { pipeline } from 'node:stream/promises';
+import type { TLSSocket } from 'node:tls';
 import { fileURLToPath } from 'node:url';
 import { type Log, silentLog } from '../../api/log.js';
 import { isDigest } from '../../api/oci.js';
+import { userOfConnection } from '../http/auth.js';
 
 /** Where agents ask for the runnable form of a component: `${TRANSPILED_PATH}sha256:…` on the hub's HTTPS port. */
 export const TRANSPILED_PATH = '/coxswain/v1/transpiled/';
@@ -37,11 +39,13 @@ export const TRANSPILE_LIMITS: TranspileLimits = {
 export interface TranspilerOptions {
   log?: Log;
   limits?: Partial<TranspileLimits>;
-  /** The path of a blob of the hub's own registry, or undefined: saves agents from sending what is there already. */
-  blob?: (digest: string) => Promise<string | undefined>;
-  /** Who may hand in a component of another registry (PUT): nodes and administrators. By default nobody. */
+  /** Who may hand in a component of another registry (PUT); by default nodes and administrators, by client certificate. */
   mayPut?: (req: IncomingMessage) => boolean;
 }
+
+const PUTTERS = ['system:nodes', 'system:masters'];
+const mayPutByDefault = (req: IncomingMessage): boolean =>
+  userOfConnection(req.socket as TLSSocket)?.groups.some((g) => PUTTERS.includes(g)) === true;
 
 /** `status` is what HTTP answers; the message names the cause and the remedy. */
 export class TranspileError extends Error {
@@ -65,15 +69,17 @@ const worker = fileURLToPath(new URL('./transpile-worker.mjs', import.meta.url))
  */
 export class Transpiler {
   readonly #dir: string;
+  readonly #blobs: string;
   readonly #log: Log;
   readonly #limits: TranspileLimits;
   readonly #o: TranspilerOptions;
   readonly #running = new Map<string, Promise<string>>();
   #last: Promise<unknown> = Promise.resolve();
 
-  /** `dataDir`: the hub's; results go below `dataDir/transpiled`. */
+  /** `dataDir`: the hub's; results go below `dataDir/transpiled`, components are looked for in the registry's `dataDir/images`. */
   constructor(dataDir: string, options: TranspilerOptions = {}) {
     this.#dir = path.join(dataDir, 'transpiled');
+    this.#blobs = path.join(dataDir, 'images', 'blobs', 'sha256');
     this.#log = options.log ?? silentLog;
     this.#limits = { ...TRANSPILE_LIMITS, ...options.limits };
     this.#o = options;
@@ -200,7 +206,7 @@ export class Transpiler {
       if (status === 500) this.#log.error({ err: String(e) }, 'transpiling failed');
       if (res.headersSent) return void res.destroy();
       // The rest of a refused body is not read: the connection goes.
-      if (!req.complete) res.setHeader('connection', 'close');
+      if (!req.complete && req.httpVersionMajor < 2) res.setHeader('connection', 'close');
       res.writeHead(status, { 'content-type': 'application/json' });
       res.end(JSON.stringify({ message: e instanceof Error ? e.message : String(e) }));
     }
@@ -209,14 +215,15 @@ export class Transpiler {
   async #answer(req: IncomingMessage, res: ServerResponse, digest: string): Promise<void> {
     let component: () => Promise<Uint8Array>;
     if (req.method === 'PUT') {
-      if (!this.#o.mayPut?.(req))
+      if (!(this.#o.mayPut ?? mayPutByDefault)(req))
         throw new TranspileError(403, 'only nodes and administrators may hand in components');
       const body = await readBody(req, this.#limits.componentBytes);
       component = async () => body;
     } else if (req.method === 'GET') {
-      const blob = await this.#o.blob?.(digest);
+      // Saves agents from sending what lies in the hub's own registry.
+      const blob = path.join(this.#blobs, digest.slice('sha256:'.length));
       component = async () => {
-        if (!blob) throw new TranspileError(404, `no component ${digest} here; PUT it`);
+        if (!(await exists(blob))) throw new TranspileError(404, `no component ${digest} here; PUT it`);
         return await readFile(blob);
       };
     } else {

@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import type { Clock } from '../../api/clock.js';
 import type { Log } from '../../api/log.js';
+import type { HubAccess } from '../images/hub-agent.js';
 import type { WasmImage, WasmImages } from '../images/image.js';
 import type {
   ContainerSpec,
@@ -26,6 +27,7 @@ import { EXIT, type HostSpec } from './host/spec.js';
 import { inspectModule } from './module.js';
 import { type JailMount, layOut, system, type Volume, writable, writePlan } from './plan.js';
 import { bootId, isAlive, processStats } from './process.js';
+import { hubRequest, TranspiledCache } from './transpiled.js';
 
 export interface WasmShimOptions {
   /** The shim's own directory; only this process writes there. */
@@ -35,7 +37,9 @@ export interface WasmShimOptions {
   clock: Clock;
   /** Run pods even where they cannot be jailed (`--wasm-allow-unjailed`). */
   allowUnjailed?: boolean;
-  /** Turns components into what the host runs; absent: components are refused. */
+  /** The hub that prepares components, undefined until the node has joined. */
+  hub?: () => HubAccess | undefined;
+  /** Where components become what the host runs; by default the hub. With neither, components are refused. */
   transpiled?: TranspiledComponents;
   /** `off` does without the jail although it would work (needs allowUnjailed). */
   jail?: 'auto' | 'off';
@@ -128,6 +132,7 @@ const text = (e: unknown): string => (e instanceof Error ? e.message : String(e)
 export class WasmShim implements Shim {
   readonly handler = 'wasm';
   readonly #o: WasmShimOptions;
+  readonly #transpiled: TranspiledComponents | undefined;
   readonly #log: Log;
   readonly #sandboxes = new Map<string, Sandbox>();
   readonly #containers = new Map<string, Container>();
@@ -144,6 +149,9 @@ export class WasmShim implements Shim {
 
   constructor(options: WasmShimOptions) {
     this.#o = options;
+    const { hub, dataDir, clock } = options;
+    this.#transpiled =
+      options.transpiled ?? (hub && new TranspiledCache(join(dataDir, 'transpiled'), hubRequest(hub, clock)));
     this.#log = options.log.child({ shim: 'wasm' });
   }
 
@@ -372,11 +380,11 @@ export class WasmShim implements Shim {
     if (facts.problem) return refuse(`image "${spec.image}" ${facts.problem}`);
     let modulePath = image.modulePath;
     if (facts.kind === 'component') {
-      if (!this.#o.transpiled)
+      if (!this.#transpiled)
         return refuse(
           `image "${spec.image}" is a component, and this agent has no hub to prepare components`,
         );
-      modulePath = await this.#o.transpiled.get(image);
+      modulePath = await this.#transpiled.get(image);
     }
     for (const m of spec.mounts)
       if (!existsSync(m.hostPath))

@@ -1,8 +1,48 @@
 import { mkdir, open, readdir, readFile, rename, rm, stat, utimes } from 'node:fs/promises';
+import { request } from 'node:https';
 import { join } from 'node:path';
+import type { Clock } from '../../api/clock.js';
+import { type HubAccess, HubAgent } from '../images/hub-agent.js';
 import type { WasmImage } from '../images/image.js';
 import { ShimError } from '../shim.js';
 import { FORM } from './host/transpiled.js';
+
+const IDLE_MS = 180_000;
+
+/** {@link HubRequest} over the node's own HTTPS access. */
+export const hubRequest =
+  (hub: () => HubAccess | undefined, clock: Clock): HubRequest =>
+  (method, path, body, maxBytes) =>
+    new Promise((resolve, reject) => {
+      const access = hub();
+      if (!access) return reject(new Error('this node has not joined a hub yet'));
+      const agent = new HubAgent(access, clock);
+      const headers = body ? { 'content-length': body.length } : {};
+      const req = request(`https://${access.host}${path}`, { method, agent, headers }, async (res) => {
+        const parts: Buffer[] = [];
+        let size = 0;
+        try {
+          for await (const part of res as AsyncIterable<Buffer>) {
+            size += part.length;
+            if (size > maxBytes) throw new Error(`the answer is larger than ${maxBytes} bytes`);
+            parts.push(part);
+          }
+          resolve({ status: res.statusCode ?? 0, body: Buffer.concat(parts) });
+        } catch (e) {
+          reject(e);
+        } finally {
+          req.destroy();
+          agent.destroy();
+        }
+      });
+      // Preparing a large component takes the hub a while, with nothing on the wire.
+      req.setTimeout(IDLE_MS, () => req.destroy(new Error(`no answer for ${IDLE_MS / 1000} s`)));
+      req.on('error', (e) => {
+        agent.destroy();
+        reject(e);
+      });
+      req.end(body);
+    });
 
 /** One HTTPS exchange with the hub; the body of an answer is at most `maxBytes`. Rejects when the hub cannot be reached. */
 export type HubRequest = (
