@@ -92,6 +92,8 @@ export class Informer<T extends KubeObject> {
   /** Listeners added before `start` hear of every object. A listener that throws is logged and disturbs nobody. */
   onChange(listener: ChangeListener<T>): this {
     this.#listeners.push(listener);
+    // A latecomer is told what is there, as additions.
+    for (const [key, item] of this.#items) listener(key, item, undefined);
     return this;
   }
 

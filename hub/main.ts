@@ -133,19 +133,19 @@ export class Hub {
       }),
     );
     this.#apiPort = http.port;
+    const scheduler = new Scheduler({ client, informers, clock, log: log.child({ room: 'scheduler' }) });
+    const controllers = new Controllers({
+      client,
+      informers,
+      clock,
+      log: log.child({ room: 'controllers' }),
+      kinds: allKinds,
+      caPem: pki.caPem,
+    });
     await this.#run(link);
     if (bus instanceof EmbeddedBroker) this.#mqttPort = bus.port;
-    await this.#run(new Scheduler({ client, informers, clock, log: log.child({ room: 'scheduler' }) }));
-    await this.#run(
-      new Controllers({
-        client,
-        informers,
-        clock,
-        log: log.child({ room: 'controllers' }),
-        kinds: allKinds,
-        caPem: pki.caPem,
-      }),
-    );
+    await this.#run(scheduler);
+    await this.#run(controllers);
     await pki.writeAdminKubeconfig(
       join(dataDir, 'admin.kubeconfig'),
       `https://${hostPort(host ?? '127.0.0.1', http.port)}`,
