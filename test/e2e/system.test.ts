@@ -147,10 +147,12 @@ describe.each(BROKERS.map((b) => ({ broker: b.broker, skip: b.skip() })))(
       expect((await logs('counter', '--tail=2')).trim().split('\n')).toHaveLength(2);
       expect(await logs('counter', '--timestamps', '--tail=1')).toMatch(/^\d{4}-\d\d-\d\dT\S+Z \d+\n$/);
       expect((await logs('counter', '--since=1h', '--limit-bytes=3')).length).toBeLessThanOrEqual(3);
-      const followed = k.try('logs', '-f', 'counter');
+      const followed = k.follow('logs', '-f', 'counter');
+      await eventually('what kubectl follows', () => followed.stdout().split('\n').length > 10, { context });
       await k('delete', 'pod', 'counter', '--wait=true', '--timeout=60s');
-      const lines = (await followed).stdout.trim().split('\n').map(Number);
-      expect(lines.length).toBeGreaterThan(10);
+      // The log ends with its pod, and kubectl with the log.
+      expect(await followed.done).toBe(0);
+      const lines = followed.stdout().trim().split('\n').map(Number);
       expect(lines).toEqual(lines.map((_, i) => i + 1));
       const none = await k.try('logs', 'hello', '--previous');
       expect(none.stderr).toContain('previous terminated container "main" in pod "hello" not found');

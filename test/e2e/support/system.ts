@@ -105,6 +105,8 @@ export class CoxProcess {
 export interface Kubectl {
   /** Rejects with stderr when kubectl fails. */
   (...args: string[]): Promise<string>;
+  /** Runs on; `stdout()` is what came so far. */
+  follow(...args: string[]): { stdout(): string; done: Promise<number | null>; stop(): void };
   /** Never rejects. */
   try(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }>;
   apply(manifest: string | object, ...args: string[]): Promise<string>;
@@ -136,6 +138,18 @@ export function kubectl(kubeconfig: string, minor: '1.32' | '1.36' = '1.36'): Ku
   };
   const k = ((...args: string[]) => must(args)) as Kubectl;
   k.try = (...args) => run(args);
+  k.follow = (...args) => {
+    const child = spawn(kubectlPath(minor), args, {
+      env: { ...process.env, KUBECONFIG: kubeconfig, HOME: home },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    let text = '';
+    child.stdout.on('data', (c) => {
+      text += c;
+    });
+    const done = new Promise<number | null>((ended) => child.once('close', ended));
+    return { stdout: () => text, done, stop: () => void child.kill() };
+  };
   k.apply = (manifest, ...args) =>
     must(['apply', '-f', '-', ...args], typeof manifest === 'string' ? manifest : JSON.stringify(manifest));
   k.json = async (...args) => JSON.parse(await must([...args, '-o', 'json']));
