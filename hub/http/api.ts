@@ -5,7 +5,7 @@ import type { RegistryVerbs } from '../registry/api.js';
 import type { NodeStreams } from '../streams.js';
 import { authorize } from './auth.js';
 import { aggregatedDiscovery, discoveryDocuments, indexDocument } from './discovery.js';
-import { Encoder, formOf, JsonCache } from './encode.js';
+import { Encoder, formOf } from './encode.js';
 import {
   asApiError,
   errorReply,
@@ -66,7 +66,7 @@ export class Api {
 
   constructor(private readonly options: ApiOptions) {
     const { registry, clock, streams } = options;
-    this.#backend = { registry, clock, streams, encoder: new Encoder(new JsonCache(), () => clock.now()) };
+    this.#backend = { registry, clock, streams, encoder: new Encoder(() => clock.now()) };
     this.#router = new Router(registry.kinds);
     this.#openapi = new OpenApi(registry.kinds, options.version);
     this.#documents = discoveryDocuments(registry.kinds);

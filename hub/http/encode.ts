@@ -10,28 +10,32 @@ import type { Wanted } from './negotiate.js';
 export type Served = Frozen<AnyObject>;
 
 /**
- * The JSON text of a frozen object, kept for a while: the same object goes to many watchers and into many lists. Holds
- * at most about twice `budget` characters, in two generations of which the elder is forgotten when the younger is full.
+ * What frozen objects look like as text, kept for a while: the same object goes to many watchers and into many lists.
+ * Holds at most about twice `budget` in length, in two generations of which the elder is forgotten when the younger is
+ * full.
  */
-export class JsonCache {
-  #young = new WeakMap<object, string>();
-  #elder = new WeakMap<object, string>();
+export class FormCache<V extends { length: number }> {
+  #young = new WeakMap<object, V>();
+  #elder = new WeakMap<object, V>();
   #size = 0;
 
-  constructor(private readonly budget = 8 << 20) {}
+  constructor(
+    private readonly budget: number,
+    private readonly make: (o: object) => V,
+  ) {}
 
-  text(o: object): string {
-    let text = this.#young.get(o);
-    if (text !== undefined) return text;
-    text = this.#elder.get(o) ?? JSON.stringify(o);
-    if (this.#size + text.length > this.budget) {
+  get(o: object): V {
+    const known = this.#young.get(o);
+    if (known !== undefined) return known;
+    const made = this.#elder.get(o) ?? this.make(o);
+    if (this.#size + made.length > this.budget) {
       this.#elder = this.#young;
       this.#young = new WeakMap();
       this.#size = 0;
     }
-    this.#young.set(o, text);
-    this.#size += text.length;
-    return text;
+    this.#young.set(o, made);
+    this.#size += made.length;
+    return made;
   }
 }
 
@@ -64,11 +68,16 @@ export function formOf(wanted: Wanted, query: URLSearchParams, userAgent: string
 
 /** Turns objects, lists and watch events into the bytes of a reply. */
 export class Encoder {
-  constructor(
-    private readonly json: JsonCache,
-    /** Wall clock in milliseconds, for ages in tables. */
-    private readonly now: () => number,
-  ) {}
+  readonly #json = new FormCache(8 << 20, (o) => JSON.stringify(o));
+  /** Lines of a watch that asks for whole objects, by type: every watcher of an object gets the same bytes. */
+  readonly #lines: Readonly<Record<string, FormCache<Buffer>>>;
+
+  /** `now`: wall clock in milliseconds, for ages in tables. */
+  constructor(private readonly now: () => number) {
+    const lines = (type: string) =>
+      new FormCache(2 << 20, (o) => Buffer.from(`{"type":"${type}","object":${JSON.stringify(o)}}\n`));
+    this.#lines = { ADDED: lines('ADDED'), MODIFIED: lines('MODIFIED') };
+  }
 
   async object(kind: Kind, o: Served, form: Form, status = 200): Promise<Reply> {
     return this.text(this.#objectText(kind, o, form, true), form, status);
@@ -90,18 +99,19 @@ export class Encoder {
   }
 
   /** One line of a watch. `first`: a table says its columns only once. */
-  event(kind: Kind, type: string, o: Served, form: Form, first: boolean): string {
-    const text =
-      type === 'BOOKMARK' && form.wanted.as === undefined
-        ? this.json.text(o)
-        : this.#objectText(kind, o, form, first, type === 'BOOKMARK');
+  event(kind: Kind, type: string, o: Served, form: Form, first: boolean): string | Buffer {
+    if (form.wanted.as === undefined) {
+      const shared = this.#lines[type];
+      if (shared) return shared.get(o);
+    }
+    const text = this.#objectText(kind, o, form, first, type === 'BOOKMARK');
     return `{"type":"${type}","object":${text}}\n`;
   }
 
   #objectText(kind: Kind, o: Served, form: Form, withColumns: boolean, bookmark = false): string {
     switch (form.wanted.as) {
       case undefined:
-        return this.json.text(o);
+        return this.#json.get(o);
       case 'Table': {
         const columns = columnsFor(kind, o);
         const resourceVersion = o.metadata?.resourceVersion;
@@ -135,7 +145,7 @@ export class Encoder {
       item = (o) => partial(o, version!);
     } else {
       head = `{"kind":"${kind.kind}List","apiVersion":"${apiVersionOf(kind)}","metadata":${metadata},"items":[`;
-      item = (o) => this.json.text(o);
+      item = (o) => this.#json.get(o);
     }
     let chunk = head;
     let separator = '';
@@ -162,7 +172,7 @@ export class Encoder {
 
   #rowObject(o: Served, form: Form): string {
     if (form.includeObject === 'None') return '';
-    return `,"object":${form.includeObject === 'Object' ? this.json.text(o) : partial(o, form.wanted.version!)}`;
+    return `,"object":${form.includeObject === 'Object' ? this.#json.get(o) : partial(o, form.wanted.version!)}`;
   }
 }
 

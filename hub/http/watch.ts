@@ -19,7 +19,7 @@ export async function* watchLines(
   timeoutSeconds: number | undefined,
   clock: Clock,
   signal: AbortSignal,
-): AsyncGenerator<string> {
+): AsyncGenerator<string | Buffer> {
   const seconds =
     timeoutSeconds && timeoutSeconds > 0 ? timeoutSeconds : DEFAULT_TIMEOUT_S * (1 + clock.random());
   const close = () => watcher.close();
