@@ -89,19 +89,23 @@ export class AgentStreams {
     const { signal } = s.abort;
     let sent = 0;
     const confirm = this.clock.after(OPENED_MS, () => void this.send(TYPE.opened, { i } satisfies Opened));
+    /** Whole frames of `bytes`, as credit comes in; the last one may be short. */
+    const write = async (bytes: Uint8Array) => {
+      for (let at = 0; at < bytes.length && !signal.aborted; ) {
+        while (s.credit <= 0 && !signal.aborted)
+          await new Promise<void>((resolve) => {
+            s.wake = resolve;
+          });
+        if (signal.aborted) return;
+        const n = Math.min(bytes.length - at, s.credit, LIMITS.streamFrame);
+        s.credit -= n;
+        await this.send(TYPE.data, packData(i, sent++, STDOUT, bytes.subarray(at, at + n)));
+        at += n;
+      }
+    };
     try {
-      for await (const chunk of start(signal)) {
-        for (let at = 0; at < chunk.length && !signal.aborted; ) {
-          while (s.credit <= 0 && !signal.aborted)
-            await new Promise<void>((resolve) => {
-              s.wake = resolve;
-            });
-          if (signal.aborted) break;
-          const n = Math.min(chunk.length - at, s.credit, LIMITS.streamFrame);
-          s.credit -= n;
-          await this.send(TYPE.data, packData(i, sent++, STDOUT, chunk.subarray(at, at + n)));
-          at += n;
-        }
+      for await (const bytes of gather(start(signal), LIMITS.streamFrame)) {
+        await write(bytes);
         if (signal.aborted) break;
       }
       if (!signal.aborted) void this.send(TYPE.end, { i, n: sent } satisfies End);
@@ -113,5 +117,41 @@ export class AgentStreams {
       confirm();
       if (this.#streams.get(i) === s) this.#streams.delete(i);
     }
+  }
+}
+
+/**
+ * Joins chunks up to about `size` bytes, as long as the next one is there at once: a log is read line by line, and a
+ * message for each would cost more than the line.
+ */
+export async function* gather(source: AsyncIterable<Uint8Array>, size: number): AsyncGenerator<Uint8Array> {
+  const it = source[Symbol.asyncIterator]();
+  let parts: Uint8Array[] = [];
+  let bytes = 0;
+  const take = () => {
+    const all = parts.length === 1 ? parts[0]! : Buffer.concat(parts);
+    parts = [];
+    bytes = 0;
+    return all;
+  };
+  try {
+    for (;;) {
+      const next = it.next();
+      if (bytes > 0) {
+        const ready = next.then(
+          () => true,
+          () => true,
+        );
+        const later = new Promise<boolean>((resolve) => setImmediate(resolve, false));
+        if (bytes >= size || !(await Promise.race([ready, later]))) yield take();
+      }
+      const { done, value } = await next;
+      if (done) break;
+      parts.push(value);
+      bytes += value.length;
+    }
+    if (bytes > 0) yield take();
+  } finally {
+    await it.return?.();
   }
 }

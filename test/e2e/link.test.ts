@@ -192,7 +192,7 @@ class Host implements PodHost {
       });
   }
   async *logs(): AsyncGenerator<Uint8Array> {
-    for (let i = 0; i < 3000; i++)
+    for (let i = 0; i < 30_000; i++)
       yield Buffer.from(`line ${i} of a log that is longer than one window of credit\n`);
   }
 }
@@ -414,6 +414,28 @@ describe('embedded broker: hostile clients', () => {
       socket.write(Buffer.alloc(1000));
     });
     await closed;
+    await site.bus.stop();
+  });
+
+  it('reads more slowly from a client that sends too much, and loses nothing of it', async () => {
+    const site = await embeddedSite();
+    const heard: number[] = [];
+    await site.bus.start({
+      message: (_t, p) => void heard.push(Number(Buffer.from(p).toString())),
+      up: () => {},
+      down: () => {},
+    });
+    const loud = await raw(
+      site.port,
+      'x',
+      await certified(site.pki, 'system:node:a'),
+      nodeSubscriptions('a'),
+    );
+    const count = 6000;
+    for (let i = 0; i < count; i++) void loud.mqtt.publish(nodeTopic('a', 'u'), Buffer.from(`${i}`));
+    await eventually('all of it', () => heard.length === count);
+    expect(heard).toEqual(Array.from({ length: count }, (_, i) => i));
+    expect(loud.closed()).toBe(false);
     await site.bus.stop();
   });
 

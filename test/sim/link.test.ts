@@ -600,9 +600,9 @@ describe('streams', () => {
     const stop = new AbortController();
     const s = await drive(w, w.hub.logs('pi1', request, stop.signal));
     await w.run(60_000);
-    expect(produced).toBeLessThanOrEqual(64 * 1024 + 2 * 4096);
+    expect(produced).toBeLessThanOrEqual(64 * 1024 + 2 * 8192);
     const it = s[Symbol.asyncIterator]();
-    expect((await it.next()).value).toHaveLength(4096);
+    expect((await it.next()).value).toHaveLength(8192);
     stop.abort();
     await w.run(1000);
     const after = produced;
