@@ -1,4 +1,4 @@
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
@@ -437,6 +437,48 @@ describe('limits and refusals', () => {
     node.configMaps.push({ metadata: { name: 'later', namespace: 'default' }, data: { a: '1' } });
     node.apply();
     await node.until('Running', () => node.phase(p) === 'Running', 500);
+  });
+
+  it('leaves out a pod whose names lead elsewhere, and survives one that makes no sense', async () => {
+    node = await new TestNode().start();
+    const evil = pod('evil', [{ name: '../../x' }]);
+    const odd = pod('odd', [{ resources: { limits: { memory: 'plenty' } } }]);
+    const good = pod('good', [{}]);
+    node.apply(evil, odd, good);
+    await node.until('Running', () => node.phase(good) === 'Running');
+    await node.advance(300_000);
+    expect(node.phase(evil)).toBeUndefined();
+    expect(node.told('FailedSync')[0]).toContain('quantities must match');
+    node.remove(odd);
+    await node.until('gone', () => node.gone(odd));
+  });
+
+  it('brings the files of a running pod up to date', async () => {
+    node = await new TestNode().start();
+    const p = pod('fresh', [{ volumeMounts: [{ name: 'v', mountPath: '/v' }] }], {
+      volumes: [
+        {
+          name: 'v',
+          projected: {
+            sources: [
+              { configMap: { name: 'cm' } },
+              { downwardAPI: { items: [{ path: 'labels', fieldRef: { fieldPath: 'metadata.labels' } }] } },
+            ],
+          },
+        },
+      ],
+    });
+    node.configMaps.push({ metadata: { name: 'cm', namespace: 'default' }, data: { a: 'old' } });
+    node.apply(p);
+    await node.until('Running', () => node.phase(p) === 'Running');
+    const read = (f: string) =>
+      readFileSync(join(node.dir, 'data/pods', p.metadata!.uid!, 'volumes/projected/v', f), 'utf8');
+    expect([read('a'), read('labels')]).toEqual(['old', '']);
+    node.configMaps[0]!.data = { a: 'new' };
+    p.metadata!.labels = { tier: 'one' };
+    node.apply();
+    await node.until('new files', () => read('a') === 'new' && read('labels') === 'tier="one"', 1000);
+    expect(node.container(p)!.restartCount).toBe(0);
   });
 
   it('pulls with the secret that fits, and with the copy it has when no registry is in reach', async () => {

@@ -147,18 +147,19 @@ export class PodManager implements PodHost {
     const changed = changedNamespaces(old, this.#config);
     const wanted = new Set<string>();
     for (const pod of desired.pods) {
-      const uid = pod.metadata?.uid;
-      if (!uid || !pod.metadata?.name || !/^[\w.-]+$/.test(uid)) {
+      const uid = pod.metadata?.uid ?? '';
+      const bad = unusableName(pod);
+      if (bad !== undefined) {
         this.#log.error(
-          { pod: pod.metadata?.name },
-          'a desired pod has no usable name or uid and is left out',
+          { pod: pod.metadata?.name, bad },
+          'a desired pod has an unusable name and is left out',
         );
         continue;
       }
       wanted.add(uid);
       const w = this.#workers.get(uid) ?? this.#adopt(uid, pod);
       w.desire(pod);
-      if (changed.has(pod.metadata.namespace ?? 'default')) w.configChanged();
+      if (changed.has(pod.metadata?.namespace ?? 'default')) w.configChanged();
     }
     for (const [uid, w] of this.#workers) {
       if (wanted.has(uid)) continue;
@@ -466,6 +467,14 @@ export class PodManager implements PodHost {
     const reason = waiting ?? 'ContainerCreating';
     throw badRequest(`container "${name}" in pod "${pod}" is waiting to start: ${why[reason] ?? reason}`);
   }
+}
+
+/** The first name that could not be part of a path: the API allows none such, but what comes over the wire is looked at. */
+function unusableName(pod: Pod): string | undefined {
+  const { name = '', namespace = 'default', uid = '' } = pod.metadata ?? {};
+  const names = [name, namespace, uid, ...allContainers(pod).map((c) => c.name)];
+  for (const v of pod.spec?.volumes ?? []) names.push(v.name);
+  return names.find((n) => !/^[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?$/.test(n) || n.length > 253);
 }
 
 /** Namespaces in which some ConfigMap or Secret is not what it was. */

@@ -40,6 +40,9 @@ const MESSAGE_MAX = 4096;
 const MESSAGE_LOG_MAX = 2048;
 const MESSAGE_LOG_LINES = 80;
 
+/** What downward API files may show of a running pod and can change. */
+const shownInVolumes = (p: Pod): string => JSON.stringify([p.metadata?.labels, p.metadata?.annotations]);
+
 export class PodWorker implements PodContext {
   readonly uid: string;
   readonly host: Host;
@@ -94,7 +97,9 @@ export class PodWorker implements PodContext {
   /** The pod as it shall be; undefined: it shall be no more. */
   desire(pod: Pod | undefined): void {
     this.#present = pod !== undefined;
+    const before = this.pod;
     if (pod) this.pod = pod;
+    if (this.volumesUp && shownInVolumes(before) !== shownInVolumes(this.pod)) this.#refreshVolumes();
     if (this.goal().kind !== 'run') this.life.abort(new Error('the pod is being stopped'));
     this.kick();
   }
@@ -160,6 +165,10 @@ export class PodWorker implements PodContext {
         this.#again = false;
         await this.#turn();
       }
+    } catch (e) {
+      // Never an unhandled rejection: whatever this was, the next look may fare better.
+      this.host.log.error({ pod: podId(this.pod), err: (e as Error).stack }, 'a turn failed');
+      this.#wakeIn(RETRY_MAX_MS);
     } finally {
       this.#running = false;
     }
@@ -176,11 +185,20 @@ export class PodWorker implements PodContext {
       return;
     }
     if (this.#over) return;
+    this.#act();
+  }
+
+  #act(): void {
     this.#probe();
     const picture = this.#picture();
     const next = plan(picture);
     this.#tellWaiting(next.waiting);
-    this.#report(next);
+    try {
+      this.#report(next);
+    } catch (e) {
+      // A spec that the API should have refused (say, a quantity that is none) must not take the agent down.
+      this.event('Warning', 'FailedSync', `cannot tell the status of the pod: ${(e as Error).message}`);
+    }
     for (const action of next.actions) this.#begin(action);
     const deadline = this.#deadline();
     const at = Math.min(next.wakeAt ?? Number.POSITIVE_INFINITY, deadline ?? Number.POSITIVE_INFINITY);
@@ -528,7 +546,12 @@ export class PodWorker implements PodContext {
   /** The last word: nothing of the pod is left. */
   reportGone(): void {
     this.#forgotten = true;
-    const status = this.status ?? this.#makeStatus({});
+    let { status } = this;
+    try {
+      status ??= this.#makeStatus({});
+    } catch {
+      status = { phase: 'Failed' };
+    }
     this.host.reporter.pod({ ...this.#pod(status), gone: true });
   }
 
