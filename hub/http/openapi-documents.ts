@@ -1,16 +1,14 @@
 import type { Kind } from '../../api/kinds/kind.js';
+import type { Definitions, Schema } from '../../api/kinds/schema.js';
 import { PATCH_TYPES } from '../registry/api.js';
 import { rootOf, subresourcesOf } from './discovery.js';
-
-/** The OpenAPI documents of a set of kinds, from their declarations and the generated definitions. */
-export type Schema = Record<string, unknown>;
 
 const META = 'io.k8s.apimachinery.pkg.apis.meta.v1';
 const REF = '#/definitions/';
 const V3_REF = '#/components/schemas/';
 
 /** The names of `roots` and of all that they refer to. */
-function closure(roots: readonly string[], definitions: Record<string, Schema>): string[] {
+function closure(roots: readonly string[], definitions: Definitions): string[] {
   const found = new Set<string>();
   const pending = [...roots];
   for (let name = pending.pop(); name !== undefined; name = pending.pop()) {
@@ -23,7 +21,7 @@ function closure(roots: readonly string[], definitions: Record<string, Schema>):
   return [...found].sort();
 }
 
-const usedBy = (kinds: readonly Kind[], definitions: Record<string, Schema>): string[] =>
+const usedBy = (kinds: readonly Kind[], definitions: Definitions): string[] =>
   closure(
     [
       ...kinds.flatMap((k) => [k.schema, `${k.schema}List`]),
@@ -35,11 +33,8 @@ const usedBy = (kinds: readonly Kind[], definitions: Record<string, Schema>): st
     definitions,
   );
 
-export function openApiV2(
-  kinds: readonly Kind[],
-  definitions: Record<string, Schema>,
-  version: string,
-): object {
+/** The OpenAPI v2 document of a set of kinds, from their declarations and the generated definitions. */
+export function openApiV2(kinds: readonly Kind[], definitions: Definitions, version: string): object {
   return {
     swagger: '2.0',
     info: { title: 'Kubernetes', version },
@@ -63,11 +58,8 @@ export function openApiV2(
   };
 }
 
-export function openApiV3(
-  kinds: readonly Kind[],
-  definitions: Record<string, Schema>,
-  version: string,
-): object {
+/** The same as OpenAPI v3. */
+export function openApiV3(kinds: readonly Kind[], definitions: Definitions, version: string): object {
   return {
     openapi: '3.0.0',
     info: { title: 'Kubernetes', version },
@@ -93,27 +85,25 @@ export function openApiV3(
 }
 
 /** A v2 schema as OpenAPI 3.0 has it. */
-function toV3(schema: Schema): Schema {
-  if (typeof schema['$ref'] === 'string') {
-    const { $ref, ...rest } = schema;
-    const target = { $ref: V3_REF + ($ref as string).slice(REF.length) };
+function toV3(schema: Schema): object {
+  const { $ref, items, additionalProperties, properties, ...rest } = schema;
+  if ($ref !== undefined) {
+    const target = { $ref: V3_REF + $ref.slice(REF.length) };
     // Beside a `$ref` nothing else counts, so what is said of the field goes around it.
     return Object.keys(rest).length > 0 ? { ...rest, allOf: [target] } : target;
   }
-  if (schema['format'] === 'int-or-string') {
-    const { type: _, ...rest } = schema;
-    return { ...rest, oneOf: [{ type: 'integer' }, { type: 'string' }] };
+  if (rest.format === 'int-or-string') {
+    const { type: _, ...untyped } = rest;
+    return { ...untyped, oneOf: [{ type: 'integer' }, { type: 'string' }] };
   }
-  const out: Schema = { ...schema };
-  if (schema['items']) out['items'] = toV3(schema['items'] as Schema);
-  if (schema['additionalProperties'])
-    out['additionalProperties'] = toV3(schema['additionalProperties'] as Schema);
-  if (schema['properties']) {
-    out['properties'] = Object.fromEntries(
-      Object.entries(schema['properties'] as Record<string, Schema>).map(([k, v]) => [k, toV3(v)]),
-    );
-  }
-  return out;
+  return {
+    ...rest,
+    ...(items ? { items: toV3(items) } : {}),
+    ...(additionalProperties ? { additionalProperties: toV3(additionalProperties) } : {}),
+    ...(properties
+      ? { properties: Object.fromEntries(Object.entries(properties).map(([k, v]) => [k, toV3(v)])) }
+      : {}),
+  };
 }
 
 interface Parameter {

@@ -1,15 +1,12 @@
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import type { IncomingHttpHeaders } from 'node:http';
 import { promisify } from 'node:util';
 import { gunzip, gzip } from 'node:zlib';
 import type { Kind } from '../../api/kinds/kind.js';
+import { describedDefinitions, fieldDefinitions } from '../../api/kinds/schema.js';
 import { ApiError } from '../../api/meta/errors.js';
 import { rootOf } from './discovery.js';
 import { JSON_TYPE, jsonReply, noSuchResource, type Reply } from './message.js';
-
-/** Definitions made at build time by scripts/schemas.mjs: OpenAPI v2, by name. */
-const DEFINITIONS = new URL('../../api/generated/definitions.json', import.meta.url);
 
 const zip = promisify(gzip);
 const unzip = promisify(gunzip);
@@ -34,7 +31,7 @@ interface Document {
  */
 export class OpenApi {
   readonly #documents = new Map<string, Promise<Document>>();
-  #index: Promise<string> | undefined;
+  #index: string | undefined;
 
   constructor(
     private readonly kinds: readonly Kind[],
@@ -44,7 +41,7 @@ export class OpenApi {
   async reply(path: string, headers: IncomingHttpHeaders): Promise<Reply> {
     if (path === '/openapi/v3') {
       this.#index ??= this.#makeIndex();
-      return jsonReply(200, await this.#index);
+      return jsonReply(200, this.#index);
     }
     const id = path === '/openapi/v2' ? v2Form(headers.accept) : path.slice('/openapi/v3/'.length);
     const known = id === 'v2' || id === 'v2-protobuf' || this.kinds.some((k) => rootOf(k) === id);
@@ -71,9 +68,9 @@ export class OpenApi {
   }
 
   /** Which v3 documents there are, each with a hash that changes when it would (definitions, kinds, version). */
-  async #makeIndex(): Promise<string> {
+  #makeIndex(): string {
     const build = createHash('sha256')
-      .update(await readFile(DEFINITIONS))
+      .update(JSON.stringify(fieldDefinitions()))
       .update(this.version)
       .digest();
     const paths: Record<string, { serverRelativeURL: string }> = {};
@@ -87,7 +84,7 @@ export class OpenApi {
 
   async #make(id: string): Promise<Document> {
     const { openApiV2, openApiV3 } = await import('./openapi-documents.js');
-    const definitions = JSON.parse(await readFile(DEFINITIONS, 'utf8'));
+    const definitions = describedDefinitions();
     let bytes: string | Buffer;
     if (id === 'v2-protobuf') {
       const { encodeOpenApiV2 } = await import('./openapi-protobuf.js');

@@ -1,5 +1,5 @@
-import { readFile } from 'node:fs/promises';
 import { rfc3339, rfc3339Micro } from '../../api/clock.js';
+import { fieldDefinitions, type Schema } from '../../api/kinds/schema.js';
 import { badRequest } from '../../api/meta/errors.js';
 import { PROTOBUF_FIELDS } from './protobuf-fields.js';
 
@@ -13,18 +13,6 @@ export const PROTOBUF_TYPE = 'application/vnd.kubernetes.protobuf';
 const MAGIC = Buffer.from('k8s\0');
 const MAX_DEPTH = 64;
 const META = 'io.k8s.apimachinery.pkg.apis.meta.v1';
-
-interface Property {
-  type?: string;
-  format?: string;
-  $ref?: string;
-  items?: Property;
-  additionalProperties?: Property;
-}
-interface Definition {
-  properties?: Record<string, Property>;
-  'x-kubernetes-group-version-kind'?: { group: string; version: string; kind: string }[];
-}
 
 type Read = (r: Reader, wire: number, depth: number) => unknown;
 interface Field {
@@ -44,12 +32,12 @@ interface Codec {
   deleteOptions: Message;
 }
 
-let codec: Promise<Codec> | undefined;
+let codec: Codec | undefined;
 
 /** The object in a body, with its apiVersion and kind. Throws BadRequest. */
-export async function decodeProtobuf(body: Buffer): Promise<Record<string, unknown>> {
-  codec ??= load();
-  const { roots, deleteOptions } = await codec;
+export function decodeProtobuf(body: Buffer): Record<string, unknown> {
+  codec ??= compileCodec();
+  const { roots, deleteOptions } = codec;
   if (!body.subarray(0, 4).equals(MAGIC)) throw malformed('it does not begin with "k8s\\0"');
   const envelope = new Reader(body, 4, body.length);
   let apiVersion = '';
@@ -250,11 +238,9 @@ const SPECIAL: Readonly<Record<string, Read>> = {
   'io.k8s.apimachinery.pkg.runtime.RawExtension': readJson,
 };
 
-/** Compiles every message once; the definitions' tree is let go afterwards. */
-async function load(): Promise<Codec> {
-  const definitions = JSON.parse(
-    await readFile(new URL('../../api/generated/fields.json', import.meta.url), 'utf8'),
-  ) as Record<string, Definition>;
+/** Compiles every message once. */
+function compileCodec(): Codec {
+  const definitions = fieldDefinitions();
   const rows = new Map<string, string[]>();
   for (const line of PROTOBUF_FIELDS.replace(/\n {2}/g, ' ')
     .trim()
@@ -265,7 +251,7 @@ async function load(): Promise<Codec> {
   const messages = new Map<string, Message>();
 
   /** `row` names the message, `properties` are the JSON object's that its fields are read into. */
-  const compile = (row: string, properties: Record<string, Property>, into: string): Message => {
+  const compile = (row: string, properties: Record<string, Schema>, into: string): Message => {
     const id = row === into ? row : `${into}+${row}`;
     const known = messages.get(id);
     if (known) return known;
@@ -292,7 +278,7 @@ async function load(): Promise<Codec> {
     return message;
   };
 
-  const readerOf = (p: Property): Read => {
+  const readerOf = (p: Schema): Read => {
     if (p.$ref) {
       const name = p.$ref.slice('#/definitions/'.length);
       const special = SPECIAL[name];

@@ -292,6 +292,18 @@ describe('HttpServer', () => {
     await t.call(`${NS}/configmaps/w-${protocol}`, { method: 'DELETE' });
   });
 
+  it('stops at once when clients keep idle connections', async () => {
+    // A clock on which the grace never ends: only what closes by itself closes.
+    const server = await serve({ clock: { ...systemClock, after: () => () => {} } });
+    const agent = new https.Agent({ keepAlive: true });
+    expect((await h1(server, '/healthz', { agent })).status).toBe(200);
+    const s = session(server, admin);
+    expect((await h2(s, { ':path': '/healthz' })).status).toBe(200);
+    await server.stop();
+    agent.destroy();
+    s.destroy();
+  });
+
   it('drops a client that does not read, and lets its watch go', async () => {
     const server = await serve({ limits: { drainTimeout: 50 } });
     let closed = 0;

@@ -78,6 +78,8 @@ export class HttpServer {
   #bodies = 0;
   readonly #limits: Limits;
   readonly #sockets = new Set<Socket>();
+  /** HTTP/1.1 connections with a request under way. */
+  readonly #busy = new Set<Socket>();
   readonly #sessions = new Set<Http2Session>();
   readonly #users = new WeakMap<object, { user: User | undefined }>();
   /** Of every exchange that asked for a signal: long-lived ones end by it when the server stops. */
@@ -149,7 +151,9 @@ export class HttpServer {
     for (const c of this.#open) c.abort();
     for (const s of this.#sessions) s.close();
     // HTTP/1.1 connections between requests would keep it open until their clients hang up.
-    (server as unknown as { closeIdleConnections?(): void }).closeIdleConnections?.();
+    for (const s of this.#sockets) {
+      if ((s as TLSSocket).alpnProtocol !== 'h2' && !this.#busy.has(s)) s.destroy();
+    }
     const cancel = this.options.clock.after(STOP_GRACE, () => {
       for (const s of this.#sockets) s.destroy();
     });
@@ -158,6 +162,13 @@ export class HttpServer {
   }
 
   async #serve(req: NodeRequest, res: NodeResponse): Promise<void> {
+    if (!('stream' in req)) {
+      this.#busy.add(req.socket);
+      res.once('close', () => {
+        this.#busy.delete(req.socket);
+        if (!this.#server) req.socket.destroySoon();
+      });
+    }
     try {
       const url = req.url ?? '/';
       for (const m of this.options.mounts ?? []) {
