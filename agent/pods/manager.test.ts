@@ -5,8 +5,8 @@ import { join } from 'node:path';
 import type { Pod } from 'kubernetes-types/core/v1.js';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { PodLogOptions } from '../../api/wire/streams.js';
-import { type Shim, ShimError } from '../../shims/shim.js';
-import { pod, TestNode } from './testing/node.js';
+import { ShimError } from '../../shims/shim.js';
+import { override, pod, TestNode } from './testing/node.js';
 
 let node: TestNode;
 afterEach(() => node.dispose());
@@ -485,13 +485,11 @@ describe('limits and refusals', () => {
     let offline = false;
     node = new TestNode({}, { images: { 'r.test/private:1': { auth: { username: 'u', password: 'p' } } } });
     node.wrap = (s) =>
-      new Proxy(s, {
-        get: (target, name: keyof Shim) =>
-          name === 'pullImage' && offline
-            ? () => Promise.reject(new ShimError('RegistryUnavailable', 'no route to host'))
-            : typeof target[name] === 'function'
-              ? (target[name] as (...a: unknown[]) => unknown).bind(target)
-              : target[name],
+      override(s, {
+        pullImage: (...args) =>
+          offline
+            ? Promise.reject(new ShimError('RegistryUnavailable', 'no route to host'))
+            : s.pullImage(...args),
       });
     await node.start();
     const auths = { 'r.test': { username: 'u', password: 'p' } };
@@ -534,17 +532,12 @@ describe('probes', () => {
     ]);
     const answers: Record<string, number> = { ready: 1, live: 0, up: 1 };
     node.wrap = (s) =>
-      new Proxy(s, {
-        get: (target, name: keyof Shim) =>
-          name === 'execSync'
-            ? async (_: string, command: string[]) => ({
-                exitCode: answers[command[0]!]!,
-                stdout: Buffer.from(`${command[0]} says no`),
-                stderr: new Uint8Array(),
-              })
-            : typeof target[name] === 'function'
-              ? (target[name] as (...a: unknown[]) => unknown).bind(target)
-              : target[name],
+      override(s, {
+        execSync: async (_: string, command: string[]) => ({
+          exitCode: answers[command[0]!]!,
+          stdout: Buffer.from(`${command[0]} says no`),
+          stderr: new Uint8Array(),
+        }),
       });
     await node.restart();
     node.apply(p);
@@ -599,5 +592,68 @@ describe('probes', () => {
       'Readiness probe failed: HTTP probe failed with statuscode: 500',
     );
     server.close();
+  });
+});
+
+it('images that nothing uses go when the disk is full, the longest unused first, and no more than needed', async () => {
+  let used = 50;
+  node = new TestNode({ diskUsedPercent: async () => used });
+  node.wrap = (s) =>
+    override(s, {
+      removeImage: (ref: string) => {
+        used -= 8;
+        return s.removeImage(ref);
+      },
+    });
+  await node.start();
+  const p = pod('uses', [{ image: 'r.test/used:1' }]);
+  node.apply(p);
+  await node.until('Running', () => node.phase(p) === 'Running');
+  await node.shim.pullImage('r.test/first:1');
+  await node.advance(310_000);
+  await node.shim.pullImage('r.test/second:1');
+  await node.shim.pullImage('r.test/third:1');
+  await node.advance(610_000);
+  const left = async () => (await node.shim.listImages()).map((i) => i.repoDigests[0]!.split('@')[0]);
+  expect(await left()).toHaveLength(4);
+  used = 90;
+  await node.advance(310_000);
+  expect(await left()).toEqual(expect.arrayContaining(['r.test/used']));
+  expect(await left()).not.toContain('r.test/first');
+  expect(await left()).toHaveLength(2);
+});
+
+describe('hooks', () => {
+  it('postStart runs after the start, preStop before the stop, and a failed postStart costs the container its life', async () => {
+    const ran: string[] = [];
+    node = new TestNode();
+    node.wrap = (s) =>
+      override(s, {
+        execSync: async (_: string, command: string[]) => {
+          ran.push(command[0]!);
+          return {
+            exitCode: command[0] === 'bad' ? 1 : 0,
+            stdout: new Uint8Array(),
+            stderr: Buffer.from('no'),
+          };
+        },
+      });
+    await node.start();
+    const good = pod('good', [
+      {
+        lifecycle: { postStart: { exec: { command: ['hello'] } }, preStop: { exec: { command: ['bye'] } } },
+      },
+    ]);
+    const bad = pod('bad', [{ lifecycle: { postStart: { exec: { command: ['bad'] } } } }], {
+      restartPolicy: 'Never',
+    });
+    node.apply(good, bad);
+    await node.until('both', () => node.phase(good) === 'Running' && node.phase(bad) === 'Failed');
+    expect(node.told('FailedPostStartHook')).toEqual([
+      "PostStartHook failed: command 'bad' exited with 1: no",
+    ]);
+    node.remove(good);
+    await node.until('gone', () => node.gone(good));
+    expect(ran.sort()).toEqual(['bad', 'bye', 'hello']);
   });
 });

@@ -43,6 +43,8 @@ export interface PodManagerOptions {
   logMaxFiles?: number;
   /** Unused images are removed when the disk is fuller than `high` percent, until it is below `low`. */
   imageGc?: { highPercent: number; lowPercent: number };
+  /** How full the disk of the images is, in percent; default: that of dataDir. */
+  diskUsedPercent?: () => Promise<number>;
   maxParallelPulls?: number;
   mounter?: Mounter;
   memoryDir?: string | undefined;
@@ -383,10 +385,7 @@ export class PodManager implements PodHost {
   /** Removes images that no container uses when the disk gets full. */
   async #collectImages(): Promise<void> {
     const { highPercent, lowPercent } = this.#o.imageGc ?? { highPercent: 85, lowPercent: 80 };
-    const used = async () => {
-      const s = await statfs(this.#o.dataDir);
-      return 100 - (100 * s.bavail) / s.blocks;
-    };
+    const used = this.#o.diskUsedPercent ?? (() => usedPercent(this.#o.dataDir));
     const now = this.#o.clock.monotonic();
     for (const [shim, observer] of this.#observers) {
       const images = await shim.listImages();
@@ -467,6 +466,11 @@ export class PodManager implements PodHost {
     const reason = waiting ?? 'ContainerCreating';
     throw badRequest(`container "${name}" in pod "${pod}" is waiting to start: ${why[reason] ?? reason}`);
   }
+}
+
+async function usedPercent(path: string): Promise<number> {
+  const s = await statfs(path);
+  return 100 - (100 * s.bavail) / s.blocks;
 }
 
 /** The first name that could not be part of a path: the API allows none such, but what comes over the wire is looked at. */

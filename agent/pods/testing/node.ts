@@ -27,6 +27,17 @@ export const noMounts: Mounter = {
   below: () => [],
 };
 
+/** The shim with some methods replaced, e.g. to fail. */
+export const override = (shim: Shim, methods: Partial<Shim>): Shim =>
+  new Proxy(shim, {
+    get: (target, name: keyof Shim) => {
+      const f = methods[name] ?? target[name];
+      return typeof f === 'function' && f === target[name]
+        ? (f as (...a: unknown[]) => unknown).bind(target)
+        : f;
+    },
+  });
+
 let serial = 0;
 
 /** A pod of these containers; `scripts` says what each does. */
