@@ -15,6 +15,10 @@ const PARTS: Record<string, Part> = {
     about: 'apply -> Running for Wasm pods',
     run: async (o) => (await import('./latency.js')).wasm(o),
   },
+  wasm: {
+    about: 'the wasm shim alone: start to first line, memory of a pod among 50',
+    run: async () => (await import('./wasm.js')).run(),
+  },
   'apply-containers': {
     about: 'apply -> Running for containers (root, containerd, skopeo, umoci)',
     run: async (o) => (await import('./latency.js')).containers(o),

@@ -17,6 +17,6 @@ run('scripts/build.mjs');
 run('scripts/examples.mjs', 'mixed-runtimes');
 run('node_modules/typescript/bin/tsc', '-p', 'tsconfig.bench.json');
 // What the program reads beside its code at run time.
-for (const data of ['api/generated', 'shims/cri/cri.proto'])
+for (const data of ['api/generated', 'shims/cri/cri.proto', 'hub/images/transpile-worker.mjs'])
   cpSync(join(root, data), join(root, 'dist-bench', data), { recursive: true });
 run('dist-bench/bench/main.js', ...process.argv.slice(2));

@@ -199,3 +199,13 @@ function locate(path: string): Place {
   }
   return new Place(best, String.UTF8.encode(rest));
 }
+
+/**
+ * For components (`jco new`): the preview 1 adapter takes its memory here. Without this export it grows the memory by
+ * itself, and AssemblyScript's allocator believes that all of the memory is its own.
+ */
+export function cabi_realloc(old: usize, oldSize: usize, align: usize, size: usize): usize {
+  const at = (heap.alloc(size + align) + align - 1) & ~(align - 1);
+  if (old) memory.copy(at, old, oldSize);
+  return at;
+}

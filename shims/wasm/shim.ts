@@ -84,7 +84,7 @@ interface Sandbox {
 }
 
 /** Kept in `container.json`; what changes later is told by the files `pid` and `exit` beside it. */
-interface Record_ {
+interface ContainerRecord {
   id: string;
   sandboxId: string;
   createdAt: number;
@@ -96,7 +96,7 @@ interface Record_ {
 }
 
 interface Container {
-  record: Record_;
+  record: ContainerRecord;
   dir: string;
   state: 'created' | 'running' | 'exited';
   startedAt: number;
@@ -221,7 +221,8 @@ export class WasmShim implements Shim {
       await writeFile(join(dir, 'plan'), writePlan(plan));
       const child = this.#spawn(dir);
       const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()));
-      await this.#started_(child);
+      await this.#whenStarted(child);
+      child.ref();
       await ended;
       const [code] = (await readFile(join(dir, 'exit'), 'utf8')).split(' ');
       if (code !== '0') {
@@ -397,7 +398,7 @@ export class WasmShim implements Shim {
     const name = `${image.ref.replace(/@.*$/, '').split('/').pop()!.split(':')[0]}.wasm`;
     const args = spec.args ?? (spec.command?.length ? [] : (image.cmd ?? []));
     const workingDir = spec.workingDir || image.workingDir;
-    const record: Record_ = {
+    const record: ContainerRecord = {
       id,
       sandboxId,
       createdAt: this.#o.clock.now(),
@@ -437,7 +438,7 @@ export class WasmShim implements Shim {
       child.once('exit', () => {
         void this.#refresh(c);
       });
-      await this.#started_(child);
+      await this.#whenStarted(child);
       const { supervisor, guest, startedAt } = await readPid(dir);
       Object.assign(c, { supervisor, guest, startedAt: Math.max(startedAt, record.createdAt) });
       // A short run may have ended, and been seen to end, already.
@@ -598,7 +599,7 @@ export class WasmShim implements Shim {
   }
 
   /** Resolves when the host program runs; rejects with the supervisor's words. */
-  #started_(child: ChildProcess): Promise<void> {
+  #whenStarted(child: ChildProcess): Promise<void> {
     return new Promise((resolve, reject) => {
       let said = '';
       const done = (e?: Error): void => {
@@ -829,7 +830,7 @@ export class WasmShim implements Shim {
     }
     for (const id of await readdir(join(dataDir, 'containers'))) {
       const dir = join(dataDir, 'containers', id);
-      const record = await this.#load<Record_>(join(dir, 'container.json'));
+      const record = await this.#load<ContainerRecord>(join(dir, 'container.json'));
       if (!record) {
         // Half made: nothing of it can run.
         await rm(dir, { recursive: true, force: true });
@@ -876,7 +877,7 @@ export class WasmShim implements Shim {
   }
 }
 
-function newContainer(record: Record_, dir: string): Container {
+function newContainer(record: ContainerRecord, dir: string): Container {
   let markEnded = () => {};
   const ended = new Promise<void>((resolve) => {
     markEnded = resolve;
