@@ -234,6 +234,28 @@ describe('HttpServer', () => {
     expect(res.statusCode).toBe(504);
     res.resume();
     await once(req, 'close');
+
+    // The same for a body that nobody waits for, stated too big or not wanted at all.
+    for (const [method, size] of [
+      ['POST', '99999999'],
+      ['GET', '100'],
+    ]) {
+      const unread = https.request({
+        host: '127.0.0.1',
+        port: server.port,
+        path: `${NS}/pods`,
+        method,
+        headers: { 'content-length': size },
+        ca: pki.caPem,
+        agent: false,
+        ...admin,
+      });
+      unread.on('error', () => {});
+      unread.write('{');
+      const [early] = (await once(unread, 'response')) as [IncomingMessage];
+      early.resume();
+      await once(unread, 'close');
+    }
     await server.stop();
   });
 

@@ -162,13 +162,19 @@ export class HttpServer {
   }
 
   async #serve(req: NodeRequest, res: NodeResponse): Promise<void> {
-    if (!('stream' in req)) {
-      this.#busy.add(req.socket);
-      res.once('close', () => {
+    if (!('stream' in req)) this.#busy.add(req.socket);
+    res.once('close', () => {
+      if (!('stream' in req)) {
         this.#busy.delete(req.socket);
         if (!this.#server) req.socket.destroySoon();
-      });
-    }
+      }
+      // Answered before the body had come: what is left of it may not take forever.
+      if (!req.complete) {
+        this.options.clock.after(this.#limits.bodyTimeout, () => {
+          if (!req.complete) req.destroy();
+        });
+      }
+    });
     try {
       const url = req.url ?? '/';
       for (const m of this.options.mounts ?? []) {
@@ -394,10 +400,6 @@ class Exchange implements Request {
         if (e) {
           // What still comes is read and thrown away, so that the client gets to read the answer.
           req.resume();
-          const { req: r } = this;
-          this.clock.after(limits.bodyTimeout, () => {
-            if (!r.complete) r.destroy();
-          });
           reject(e);
         } else resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, size));
       };
