@@ -114,6 +114,18 @@ export function saveIdentity(dir: string, file: IdentityFile): void {
   writeFileAtomic(identityPath(dir), `${JSON.stringify(file, null, 2)}\n`, 0o600);
 }
 
+/**
+ * Puts a newer certificate for the same node and key in place, on disk and in `identity`. Throws an Error when it is
+ * for another, or cannot be written.
+ */
+export function renewCertificate(dir: string, identity: Identity, cert: string): void {
+  const file = JSON.parse(readFileSync(identityPath(dir), 'utf8')) as IdentityFile;
+  const next = { ...file, cert };
+  if (identityOf(next, identity.key).node !== identity.node) throw new Error('it names another node');
+  saveIdentity(dir, next);
+  identity.cert = cert;
+}
+
 /** Moves a broken identity out of the way, for a new joining. */
 export function setIdentityAside(dir: string): void {
   for (const path of [identityPath(dir), keyPath(dir)])

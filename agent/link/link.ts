@@ -19,10 +19,12 @@ import {
   type Ack,
   type Applied,
   type Bye,
+  type Certificate,
   type Delta,
   type Hello,
   type Inventory,
   type Refused,
+  type Renew,
   TYPE,
   type Welcome,
 } from '../../api/wire/messages.js';
@@ -32,12 +34,12 @@ import { type Channel, nodeSubscriptions, nodeTopic } from '../../api/wire/topic
 import type { PodHost, Reporter } from '../ports.js';
 import { DesiredFile } from './desired-file.js';
 import { TlsTransport, type Transport } from './dial.js';
-import type { Identity } from './identity.js';
+import { type Identity, renewCertificate } from './identity.js';
 import { Outbox } from './outbox.js';
 import { AgentStreams } from './streams.js';
 
 export interface AgentLinkOptions {
-  /** Where `desired.bin` is kept. */
+  /** Where `desired.bin` is kept, and the identity. */
   dataDir: string;
   identity: Identity;
   host: PodHost;
@@ -58,6 +60,8 @@ const HELLO_MS = 5_000;
 const HELLO_MAX_MS = 300_000;
 /** On an idle link both sides compare digests this often, for the case that the hub has forgotten this node. */
 const COMPARE_MS = 3_600_000;
+/** A certificate with less than this left is renewed; the hub makes them for five years. */
+const RENEW_BEFORE_MS = 365 * 86_400_000;
 /** The hub's queries are answered at most this often. */
 const QUERY_MS = 500;
 
@@ -312,6 +316,7 @@ export class AgentLink implements Reporter {
         [TYPE.welcome]: (b) => this.#welcome(b as Welcome, session),
         [TYPE.delta]: (b) => this.#delta(b as Delta, session),
         [TYPE.ack]: (b) => this.#outbox.ack((b as Ack).q),
+        [TYPE.certificate]: (b) => this.#certificate(b as Certificate),
         [TYPE.refused]: (b) => this.#refused(b as Refused),
       } as Record<number, (body: unknown) => void>
     )[frame.type];
@@ -340,6 +345,9 @@ export class AgentLink implements Reporter {
     // from a backup; the signature covers this session's random number, so this is no replay.
     this.#generation = w.g;
     if (w.i) this.#sendInventory(session);
+    // By the hub's time, since this device's own may be wrong.
+    const end = Date.parse(new X509Certificate(this.#o.identity.cert).validTo);
+    if (end - w.t < RENEW_BEFORE_MS) void this.#send('u', TYPE.renew, { s: session.id } satisfies Renew);
     this.#outbox.connected(w.r === 1);
     this.#compareLater(session);
   }
@@ -383,6 +391,16 @@ export class AgentLink implements Reporter {
       i: [...this.#items].map(([key, { hash }]) => [key, hash]),
     };
     void this.#send('u', TYPE.inventory, inventory);
+  }
+
+  #certificate(c: Certificate): void {
+    const { dataDir, identity } = this.#o;
+    try {
+      renewCertificate(dataDir, identity, c.c);
+      this.#log.info({}, "this node's certificate was renewed");
+    } catch (e) {
+      this.#log.error({ err: (e as Error).message }, "this node's new certificate cannot be used");
+    }
   }
 
   #refused(r: Refused): void {

@@ -13,12 +13,14 @@ export const TYPE = {
   inventory: 3,
   applied: 4,
   report: 5,
+  renew: 6,
   // channel d: hub to node
   query: 16,
   welcome: 17,
   delta: 18,
   ack: 19,
   refused: 20,
+  certificate: 21,
   // channels s/d and s/u
   open: 32,
   opened: 33,
@@ -121,6 +123,16 @@ export interface Delta {
 
 export interface Ack {
   q: number;
+}
+
+/** The node's certificate nears its end: one for the same key, please. Once per session. */
+export interface Renew {
+  s: string;
+}
+
+export interface Certificate {
+  /** PEM. */
+  c: string;
 }
 
 /** The hub will not serve this agent. The message says why and names the remedy. */

@@ -14,9 +14,11 @@ import type { NodeReport } from '../../api/wire/desired.js';
 import {
   type Applied,
   type Bye,
+  type Certificate,
   type Delta,
   type Hello,
   type Inventory,
+  type Renew,
   type Report,
   TYPE,
   type Welcome,
@@ -27,7 +29,7 @@ import { type Channel, LIMITS, NODE_CN_PREFIX, nodeTopic, parseTopic } from '../
 import type { Client, Frozen } from '../client.js';
 import { EventRecorder } from '../events.js';
 import { Informers } from '../informer.js';
-import type { Pki } from '../pki/pki.js';
+import { nodeSubject, type Pki } from '../pki/pki.js';
 import { WorkQueue } from '../queue.js';
 import type { NodeStreams } from '../streams.js';
 import type { Bus, BusAddresses } from './bus.js';
@@ -77,6 +79,7 @@ interface Session {
   epoch: string;
   signers: Record<'d' | 's/d', Signer>;
   key: KeyObject;
+  renewed: boolean;
 }
 
 /** What the hub knows of one node's link. Kept in memory only: all of it can be asked for again. */
@@ -261,6 +264,7 @@ export class HubLink implements NodeStreams {
         [TYPE.inventory]: (b) => this.#inventory(n, b as Inventory),
         [TYPE.applied]: (b) => this.#applied(n, b as Applied),
         [TYPE.report]: (b) => void this.#report(n, b as Report),
+        [TYPE.renew]: (b) => void this.#renew(n, b as Renew),
       } as Record<number, (body: unknown) => void>
     )[frame.type];
     if (!handle) throw new WireError(`message type ${frame.type} is not known here`);
@@ -340,7 +344,7 @@ export class HubLink implements NodeStreams {
     }
     this.#endSession(n);
     n.publicKey = key;
-    n.session = { id: h.s, connection: h.w, epoch: h.e, signers, key };
+    n.session = { id: h.s, connection: h.w, epoch: h.e, signers, key, renewed: false };
     n.mayRegister = true;
     n.link = 'up';
     n.cancelDown?.();
@@ -372,6 +376,19 @@ export class HubLink implements NodeStreams {
     n.dirty = true;
     this.#flush(n);
     this.#queue.add(n.name);
+  }
+
+  async #renew(n: NodeLink, r: Renew): Promise<void> {
+    const { session } = n;
+    if (!session || r.s !== session.id || session.renewed) return;
+    session.renewed = true;
+    try {
+      const c = await this.#o.pki.issueClientCert({ ...nodeSubject(n.name), publicKey: session.key });
+      if (n.session === session) this.#send(n, 'd', TYPE.certificate, { c } satisfies Certificate);
+      this.#log.info({ node: n.name }, 'certificate renewed');
+    } catch (e) {
+      this.#log.error({ node: n.name, err: (e as Error).message }, 'certificate cannot be renewed');
+    }
   }
 
   /** The key in a certificate of this hub's CA for this node; throws WireError when it is not one. */

@@ -1,13 +1,13 @@
 /** Hub and agents over a hostile network, under a virtual clock: what is wanted and what is reported converge. */
-import { generateKeyPairSync } from 'node:crypto';
-import { mkdtempSync, rmSync, statSync, truncateSync } from 'node:fs';
+import { generateKeyPairSync, X509Certificate } from 'node:crypto';
+import { mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import type { Lease } from 'kubernetes-types/coordination/v1.js';
 import type { ConfigMap, Node, Pod, Secret } from 'kubernetes-types/core/v1.js';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type Identity, identityOf } from '../../agent/link/identity.js';
+import { type Identity, identityOf, loadIdentity, saveIdentity } from '../../agent/link/identity.js';
 import { AgentLink } from '../../agent/link/link.js';
 import type { PodHost } from '../../agent/ports.js';
 import { configMaps, events, leases, nodes, pods, secrets } from '../../api/kinds/index.js';
@@ -16,9 +16,11 @@ import { ApiError } from '../../api/meta/errors.js';
 import { keyOf } from '../../api/meta/object.js';
 import { VirtualClock } from '../../api/testing/virtual-clock.js';
 import type { DesiredSet, NodeReport } from '../../api/wire/desired.js';
+import { TYPE } from '../../api/wire/messages.js';
 import { HubLink } from '../../hub/link/link.js';
 import { createPki, nodeSubject, type Pki } from '../../hub/pki/pki.js';
 import { MemoryClient } from '../../hub/testing/memory-client.js';
+import { eventually } from '../e2e/support/system.js';
 import { CALM, MemoryNetwork } from '../support/memory-network.js';
 
 let dir: string;
@@ -342,6 +344,34 @@ describe('link', () => {
     expect(names(torn.desired)).toEqual(['web']);
     const told = await w.client.list(events);
     expect(JSON.stringify(told.items)).toContain('DesiredStateCorrupt');
+    await w.stop();
+  });
+
+  it('renews a certificate that nears its end, for the same key', async () => {
+    const w = new World();
+    await w.startHub();
+    const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+    const cert = await pki.issueClientCert({ ...nodeSubject('old'), publicKey, ttl: 3_600_000 });
+    const signingKey = pki.signingPublicKey.toString('base64');
+    const file = { cert, ca: pki.caPem, signingKey, addresses: ['h:1'] };
+    const dataDir = mkdtempSync(join(dir, 'agent-'));
+    writeFileSync(join(dataDir, 'node.key'), privateKey.export({ type: 'pkcs8', format: 'pem' }));
+    saveIdentity(dataDir, file);
+    identities.set('old', identityOf(file, privateKey));
+    await w.startAgent('old', dataDir);
+    await w.run(1000);
+    await eventually('certificate', async () => {
+      await w.run(10);
+      return loadIdentity(dataDir)?.cert !== cert;
+    });
+    const next = new X509Certificate(loadIdentity(dataDir)!.cert);
+    expect(next.subject).toBe(new X509Certificate(cert).subject);
+    expect(Date.parse(next.validTo) - Date.now()).toBeGreaterThan(4 * 365 * 86_400_000);
+    // The next session asks for none.
+    w.net.log.length = 0;
+    w.net.cut('old');
+    await w.run(10_000);
+    expect(w.net.log.filter((m) => m.payload[2] === TYPE.renew)).toEqual([]);
     await w.stop();
   });
 
