@@ -51,6 +51,8 @@ interface Peer {
   maxPacket: number;
   burst: number;
   tokens: number;
+  /** Messages read that wait for a token, in order. */
+  waiting: (() => void)[];
   at: number;
 }
 
@@ -107,10 +109,9 @@ export class EmbeddedBroker implements Bus {
       },
       authorizePublish: (client, packet, done) => {
         const refused = this.#mayPublish(client, packet);
-        const wait = refused || !client ? 0 : this.#wait(client);
-        // aedes reads on from the socket when this is answered.
-        if (wait > 0) setTimeout(done, wait, refused).unref();
-        else done(refused);
+        const peer = client ? this.#peers.get(client) : undefined;
+        if (refused || !peer) done(refused);
+        else admit(peer, done);
       },
       authorizeSubscribe: (client, sub, done) => {
         const ok = this.#peers.get(client)?.down.has(sub.topic) ?? false;
@@ -221,7 +222,7 @@ export class EmbeddedBroker implements Bus {
 
   #identify(client: Inner, clientId: string): Peer | undefined {
     const socket = client.conn as TLSSocket;
-    const budget = { burst: BURST, tokens: BURST, at: performance.now() };
+    const budget = { burst: BURST, tokens: BURST, at: performance.now(), waiting: [] };
     if (!socket.authorized) {
       // A certificate that does not verify is no way in either: only joining is open to all.
       if (!JOIN_ID.test(clientId)) return undefined;
@@ -258,16 +259,6 @@ export class EmbeddedBroker implements Bus {
     return null;
   }
 
-  /** Milliseconds until the client has a message to spare; grows with every one it is ahead, so order is kept. */
-  #wait(client: Client): number {
-    const peer = this.#peers.get(client);
-    if (!peer) return 0;
-    const now = performance.now();
-    peer.tokens = Math.min(peer.burst, peer.tokens + ((now - peer.at) / 1000) * RATE) - 1;
-    peer.at = now;
-    return peer.tokens >= 0 ? 0 : (-peer.tokens / RATE) * 1000;
-  }
-
   /** aedes' parser collects a packet of any announced length; this one ends the connection instead. */
   #limitPackets(client: Inner, peer: Peer): void {
     const parser = client._parser;
@@ -282,6 +273,32 @@ export class EmbeddedBroker implements Bus {
       return left;
     };
   }
+}
+
+function takeToken(p: Peer): boolean {
+  const now = performance.now();
+  p.tokens = Math.min(p.burst, p.tokens + ((now - p.at) / 1000) * RATE);
+  p.at = now;
+  if (p.tokens < 1) return false;
+  p.tokens--;
+  return true;
+}
+
+/**
+ * Calls `go` once the client has a token, in order. aedes reads on from the socket when all that it has read is let
+ * go, so what waits is bounded by one read.
+ */
+function admit(p: Peer, go: () => void): void {
+  if (p.waiting.length === 0 && takeToken(p)) {
+    go();
+    return;
+  }
+  if (p.waiting.push(go) > 1) return;
+  const drain = () => {
+    while (p.waiting.length > 0 && takeToken(p)) p.waiting.shift()!();
+    if (p.waiting.length > 0) setTimeout(drain, 1000 / RATE).unref();
+  };
+  setTimeout(drain, 1000 / RATE).unref();
 }
 
 function commonName(socket: TLSSocket): string | undefined {
