@@ -242,7 +242,6 @@ export class HttpServer {
       return;
     }
     const headers = reply.headers as Record<string, string | string[]>;
-    headers['audit-id'] ??= this.#auditId();
     let { body } = reply;
     const head = req.method === 'HEAD';
     if (body === undefined || head) {
@@ -318,12 +317,6 @@ export class HttpServer {
       res.once('close', onClose);
       if (res.destroyed) done(false);
     });
-  }
-
-  #audit = 0;
-  /** Ties an answer to the log; unique within one run of the hub. */
-  #auditId(): string {
-    return (++this.#audit).toString(16).padStart(8, '0');
   }
 }
 
