@@ -1,4 +1,4 @@
-#!/usr/bin/perl
+#!/usr/bin/perl -w
 # Supervises one Wasm container: puts the host program into its jail, waits for it and writes down how it ended, so that
 # nothing is lost while the agent is away. Perl, because namespaces, mounts, capabilities and seccomp need system calls
 # that Node does not have, perl-base is on every Debian machine (Essential: yes), and it starts in 2 ms.
@@ -6,8 +6,7 @@
 # usage: jail.pl PLAN     (PLAN: lines of tab-separated, percent-encoded words; see plan.ts)
 # stdout: one line, `started PID` or `failed WHY`.
 # In the state directory: `pid` (boot id, own pid, its start time, the child's pid, its start time), `exit` (status, signal, oom kills).
-use strict;
-use warnings;
+use strict;    # `warnings` and `constant` would double what each supervisor weighs: -w and plain subs instead
 
 my %one;     # single-valued words
 my %many;    # lists of records
@@ -61,17 +60,15 @@ sub must {
     return $result;
 }
 
-use constant {
-    CLONE_NEWNS => 0x20000, CLONE_NEWCGROUP => 0x2000000, CLONE_NEWUTS => 0x4000000, CLONE_NEWIPC => 0x8000000,
-    CLONE_NEWUSER => 0x10000000, CLONE_NEWPID => 0x20000000, CLONE_NEWNET => 0x40000000,
-    MS_RDONLY => 1, MS_NOSUID => 2, MS_NODEV => 4, MS_NOEXEC => 8, MS_REMOUNT => 32, MS_BIND => 4096,
-    MS_REC => 16384, MS_PRIVATE => 1 << 18, MNT_DETACH => 2,
-    AT_FDCWD => -100, AT_EMPTY_PATH => 0x1000, AT_RECURSIVE => 0x8000, OPEN_TREE_CLONE => 1,
-    OPEN_TREE_CLOEXEC => 02000000, MOVE_MOUNT_F_EMPTY_PATH => 4, MOUNT_ATTR_IDMAP => 0x100000,
-    S_IFCHR => 0020000, S_IFBLK => 0060000, S_IFMT => 0170000,
-    PR_SET_PDEATHSIG => 1, PR_SET_SECCOMP => 22, PR_CAPBSET_DROP => 24, PR_SET_SECUREBITS => 28,
-    PR_SET_NO_NEW_PRIVS => 38,
-};
+sub CLONE_NEWNS() { 0x20000 } sub CLONE_NEWCGROUP() { 0x2000000 } sub CLONE_NEWUTS() { 0x4000000 }
+sub CLONE_NEWIPC() { 0x8000000 } sub CLONE_NEWUSER() { 0x10000000 } sub CLONE_NEWPID() { 0x20000000 }
+sub CLONE_NEWNET() { 0x40000000 } sub MS_RDONLY() { 1 } sub MS_NOSUID() { 2 } sub MS_NODEV() { 4 }
+sub MS_NOEXEC() { 8 } sub MS_REMOUNT() { 32 } sub MS_BIND() { 4096 } sub MS_REC() { 16384 }
+sub MS_PRIVATE() { 1 << 18 } sub MNT_DETACH() { 2 } sub AT_FDCWD() { -100 } sub AT_EMPTY_PATH() { 0x1000 }
+sub AT_RECURSIVE() { 0x8000 } sub OPEN_TREE_CLONE() { 1 } sub OPEN_TREE_CLOEXEC() { 02000000 }
+sub MOVE_MOUNT_F_EMPTY_PATH() { 4 } sub MOUNT_ATTR_IDMAP() { 0x100000 } sub S_IFCHR() { 0020000 }
+sub S_IFBLK() { 0060000 } sub S_IFMT() { 0170000 } sub PR_SET_PDEATHSIG() { 1 } sub PR_SET_SECCOMP() { 22 }
+sub PR_CAPBSET_DROP() { 24 } sub PR_SET_SECUREBITS() { 28 } sub PR_SET_NO_NEW_PRIVS() { 38 }
 
 sub start_time {
     my ($pid) = @_;
@@ -257,7 +254,7 @@ sub child {
         my ($from, $to) = map { must('dup', high($_)) } $spec, $message;
         must('dup', sys('dup3', $from, 3, 0));
         must('dup', sys('dup3', $to, 4, 0));
-        %ENV = (PATH => '/bin');
+        %ENV = (PATH => "/bin", MALLOC_ARENA_MAX => 1);
         my @command = map { $_->[0] } @{ $many{arg} };
         exec { $command[0] } @command or die "exec $command[0]: $!\n";
     };

@@ -1,4 +1,3 @@
-import { randomFillSync } from 'node:crypto';
 import {
   type BigIntStats,
   closeSync,
@@ -32,7 +31,7 @@ import {
   unlinkAt,
   utimesAt,
 } from './paths.js';
-import { modeOf, pause } from './system.js';
+import { fillRandom, modeOf, pause } from './system.js';
 
 /**
  * WASI preview 1 (`wasi_snapshot_preview1`): numbers and layouts from the WebAssembly/WASI repository,
@@ -313,7 +312,7 @@ export function preview1(options: P1Options): {
       u64(out, clock(id));
     },
     random_get(pointer: number, length: number) {
-      randomFillSync(slice(pointer, length));
+      fillRandom(slice(pointer, length));
     },
     sched_yield() {},
     proc_raise() {

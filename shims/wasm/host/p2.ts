@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto';
 import {
   type BigIntStats,
   closeSync,
@@ -29,7 +28,7 @@ import {
   unlinkAt,
   utimesAt,
 } from './paths.js';
-import { pause } from './system.js';
+import { fillRandom, pause } from './system.js';
 
 /**
  * WASI preview 2 (0.2) for command components, in the shape that jco's transpiled code calls it: cli, clocks,
@@ -555,8 +554,12 @@ export function preview2(o: P2Options): Record<string, Record<string, unknown>> 
   const output = (stream: Stream) => new OutputStream((bytes) => o.log.write(stream, bytes));
   const denied = (): never => throws('access-denied');
   const nothing = (): undefined => undefined;
-  const bytes = (length: bigint): Uint8Array => randomBytes(Number(length));
-  const u64 = (): bigint => randomBytes(8).readBigUInt64LE();
+  const bytes = (length: bigint): Uint8Array => {
+    const out = new Uint8Array(Number(length));
+    fillRandom(out);
+    return out;
+  };
+  const u64 = (): bigint => new DataView(bytes(8n).buffer).getBigUint64(0);
   const now = (): bigint => process.hrtime.bigint();
   const later = (ns: bigint): Pollable => new Pollable(performance.now() + Number(ns) / 1e6);
   return {
