@@ -3,7 +3,16 @@ import { Agent, type AgentOptions } from '../agent/main.js';
 import { DEFAULT_EVICTION_HARD } from '../agent/node/pressure.js';
 import { systemClock } from '../api/clock.js';
 import { KEEPALIVE_SECONDS } from '../api/wire/topics.js';
-import { defaultDataDir, describeFlags, type Flag, type Flags, parseFlags, UsageError } from './flags.js';
+import {
+  defaultDataDir,
+  describeFlags,
+  type Flag,
+  type Flags,
+  parseFlags,
+  readSettings,
+  saveSettings,
+  UsageError,
+} from './flags.js';
 import { createLogger } from './logger.js';
 import { untilStopped } from './signals.js';
 
@@ -93,6 +102,8 @@ export async function agent(argv: string[]): Promise<number> {
     return 0;
   }
   const flags = parseFlags(argv, AGENT_FLAGS);
+  const file = join(flags.required('data-dir'), 'agent.json');
+  flags.remember(readSettings(file));
   const log = createLogger({ name: 'agent' });
   const running = new Agent({
     ...nodeOptions(flags),
@@ -105,6 +116,7 @@ export async function agent(argv: string[]): Promise<number> {
   // First of all: it also keeps the process alive while only unreferenced timers are waited for.
   const stopped = untilStopped();
   await running.start();
+  saveSettings(file, flags.settings(), ['data-dir', 'join']);
   log.info({}, 'ready');
   await stopped;
   await running.stop();

@@ -1,7 +1,17 @@
+import { join } from 'node:path';
 import { systemClock } from '../api/clock.js';
 import { parseBrokerUrl } from '../hub/link/external.js';
 import { Hub, type HubOptions } from '../hub/main.js';
-import { defaultDataDir, describeFlags, type Flag, type Flags, parseFlags, UsageError } from './flags.js';
+import {
+  defaultDataDir,
+  describeFlags,
+  type Flag,
+  type Flags,
+  parseFlags,
+  readSettings,
+  saveSettings,
+  UsageError,
+} from './flags.js';
 import { createLogger } from './logger.js';
 import { untilStopped } from './signals.js';
 
@@ -21,7 +31,10 @@ export const HUB_FLAGS: Record<string, Flag> = {
   store: { value: 'KIND', default: 'nedb', help: 'nedb (on disk) or memory (lost at exit)' },
 };
 
+/** Reads the flags; those left out are as at the last start on this data directory, ports that were picked included. */
 export function hubOptions(flags: Flags): HubOptions {
+  const remembered = readSettings(settingsFile(flags));
+  flags.remember(remembered);
   const store = flags.required('store');
   if (store !== 'nedb' && store !== 'memory')
     throw new UsageError(
@@ -38,11 +51,24 @@ export function hubOptions(flags: Flags): HubOptions {
     host: flags.text('host'),
     apiPort: flags.number('api-port', 0, 65535),
     mqttPort: flags.number('mqtt-port', 0, 65535),
+    lastPorts: { api: Number(remembered['api-port'] ?? 0), mqtt: Number(remembered['mqtt-port'] ?? 0) },
     broker,
     store,
     clock: systemClock,
     log: createLogger({ name: 'hub' }),
   };
+}
+
+const settingsFile = (flags: Flags): string => join(flags.required('data-dir'), 'hub.json');
+
+/** After the start: the next one needs no flag but `--data-dir`. */
+export function rememberHub(flags: Flags, { apiPort, mqttPort }: ReturnType<Hub['addresses']>): void {
+  const ports = {
+    'api-port': `${apiPort}`,
+    ...(mqttPort === undefined ? {} : { 'mqtt-port': `${mqttPort}` }),
+  };
+  const hubFlags = Object.entries(flags.settings()).filter(([name]) => name in HUB_FLAGS);
+  saveSettings(settingsFile(flags), { ...Object.fromEntries(hubFlags), ...ports }, ['data-dir']);
 }
 
 /** `cox hub`: serves until SIGINT or SIGTERM. */
@@ -51,11 +77,13 @@ export async function hub(argv: string[]): Promise<number> {
     process.stdout.write(`usage: cox hub [flags]\n\n${describeFlags(HUB_FLAGS)}\n`);
     return 0;
   }
-  const options = hubOptions(parseFlags(argv, HUB_FLAGS));
+  const flags = parseFlags(argv, HUB_FLAGS);
+  const options = hubOptions(flags);
   const server = new Hub(options);
   // First of all: it also keeps the process alive while only unreferenced timers are waited for.
   const stopped = untilStopped();
   await server.start();
+  rememberHub(flags, server.addresses());
   options.log.info(server.addresses(), 'ready');
   await stopped;
   await server.stop();

@@ -5,8 +5,8 @@ import { Hub } from '../hub/main.js';
 import { NODE_FLAGS } from './agent.js';
 import { ApiClient, readAccess } from './client.js';
 import { describeFlags, type Flag, parseFlags } from './flags.js';
-import { HUB_FLAGS, hubOptions } from './hub.js';
-import { untilStopped } from './signals.js';
+import { HUB_FLAGS, hubOptions, rememberHub } from './hub.js';
+import { UNTIL_STDIN_ENDS, untilStopped } from './signals.js';
 import { createToken } from './token.js';
 
 const UP_FLAGS: Record<string, Flag> = { ...HUB_FLAGS, ...NODE_FLAGS };
@@ -35,22 +35,20 @@ export async function up(argv: string[]): Promise<number> {
     args.push('--join', await createToken(client, { ttl: 600_000, uses: 1 }));
     client.close();
   }
-  // The agent's own flags, as they were given.
-  for (const [name, flag] of Object.entries(NODE_FLAGS)) {
-    if (!flag.value) {
-      if (flags.on(name)) args.push(`--${name}`);
-    } else if (flag.multiple) for (const v of flags.list(name)) args.push(`--${name}=${v}`);
-    else {
-      const v = flags.text(name);
-      if (v !== undefined && v !== flag.default) args.push(`--${name}=${v}`);
-    }
-  }
-  // A process group of its own: Ctrl-C reaches this process alone, which then stops both in order.
+  // The agent's own flags, as they were given; it remembers them itself.
+  for (const [name, value] of Object.entries(flags.settings()))
+    if (name in NODE_FLAGS)
+      for (const v of [value].flat()) args.push(v === true ? `--${name}` : `--${name}=${v}`);
+  // A process group of its own: Ctrl-C reaches this process alone, which then stops both in order. Its standard input
+  // ends with this process, however that ends, and it with its standard input.
   const agent = spawn(process.execPath, [process.argv[1]!, ...args], {
-    stdio: ['ignore', 'inherit', 'inherit'],
+    stdio: ['pipe', 'inherit', 'inherit'],
+    env: { ...process.env, [UNTIL_STDIN_ENDS]: '1' },
     detached: true,
   });
+  agent.stdin?.on('error', () => {});
   const agentEnded = exitOf(agent);
+  rememberHub(flags, hub.addresses());
   options.log.info(hub.addresses(), 'ready');
   const first = await Promise.race([stopped, agentEnded.then((code) => ({ code }))]);
   if (agent.exitCode === null && agent.signalCode === null) {
@@ -58,6 +56,6 @@ export async function up(argv: string[]): Promise<number> {
     await agentEnded;
   }
   await hub.stop();
-  if (typeof first === 'string') return 0;
+  if (!first) return 0;
   throw new Error(`the agent ended by itself with ${first.code ?? 'a signal'}; its log says why`);
 }

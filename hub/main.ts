@@ -1,4 +1,5 @@
 /** The only file that knows every room of the hub: it makes them, hands each what it needs, and starts them in order. */
+import { createServer } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import type { Clock } from '../api/clock.js';
@@ -28,6 +29,8 @@ export interface HubOptions {
   /** 0 picks a free one; so for the broker's. */
   apiPort: number;
   mqttPort: number;
+  /** What 0 picked last time: taken again when free, since agents and kubeconfigs know no others. */
+  lastPorts?: { api: number; mqtt: number };
   /** `mqtts://host[:port]` of an external broker; absent: the embedded one. */
   broker?: string;
   store: 'nedb' | 'memory';
@@ -98,7 +101,7 @@ export class Hub {
     const informers = new Informers(client, clock, log);
     this.#running.push({ stop: () => informers.stop() });
 
-    const bus = this.#bus(pki, log.child({ room: 'broker' }));
+    const bus = await this.#bus(pki, log.child({ room: 'broker' }));
     const link = new HubLink({
       client,
       bus,
@@ -124,7 +127,7 @@ export class Hub {
         clock,
         log: log.child({ room: 'http' }),
         host,
-        port: this.options.apiPort,
+        port: await this.#port(this.options.apiPort, this.options.lastPorts?.api),
         tls: { ...pki.server, ca: pki.caPem },
         mounts: [
           { prefix: '/v2/', handler: (req, res) => images.handle(req, res) },
@@ -152,11 +155,25 @@ export class Hub {
     );
   }
 
-  #bus(pki: Awaited<ReturnType<typeof createPki>>, log: Log): Bus {
+  async #port(wanted: number, last: number | undefined): Promise<number> {
+    if (wanted !== 0 || !last) return wanted;
+    const probe = createServer();
+    return new Promise((resolve) => {
+      probe.once('error', () => resolve(0));
+      probe.listen(last, this.options.host, () => probe.close(() => resolve(last)));
+    });
+  }
+
+  async #bus(pki: Awaited<ReturnType<typeof createPki>>, log: Log): Promise<Bus> {
     const { broker, mqttPort, host, clock } = this.options;
     return broker
       ? new ExternalBus({ url: broker, pki, log, clock })
-      : new EmbeddedBroker({ pki, log, port: mqttPort, host });
+      : new EmbeddedBroker({
+          pki,
+          log,
+          port: await this.#port(mqttPort, this.options.lastPorts?.mqtt),
+          host,
+        });
   }
 
   /** Stops in reverse order, waiting for writes under way; what cannot stop cleanly is logged, not waited for. */

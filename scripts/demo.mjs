@@ -177,11 +177,11 @@ for (const pod of pods)
 step('Your turn, in another terminal');
 console.log(`  export KUBECONFIG=${kubeconfig}
 
-  1. kubectl get pods -o wide -w            # then kill a pod's process, and watch it come back
-  2. kubectl logs -f ${pods[0].metadata.name} -c ${pods[0].spec.containers[0].name}
-  3. kubectl apply -f examples/configured   # the next example; its README says what it needs
+  1. kubectl get nodes,pods -o wide && kubectl describe deployment/sensor
+  2. kubectl logs -f deployment/sensor -c summary
+  3. kubectl scale deployment/sensor --replicas=3 && kubectl get pods -w
 
-Without kubectl (apt-get install kubectl, or your distribution's kubernetes-client): npx cox help
+No kubectl yet? Debian 13: apt-get install kubectl; Debian 12: kubernetes-client. More: examples/README.md, npx cox help
 ${bold('Ctrl-C stops everything.')}`);
 
 if (process.argv.includes('--exit')) await end(0);
