@@ -1,6 +1,5 @@
 #!/usr/bin/env node
 import { main } from '../dist/cli/main.js';
 
-const code = await main(process.argv.slice(2));
-// A command that failed on its way up may have left handles that would keep the process alive for ever.
-if (code !== 0) process.exit(code);
+// Whatever a command has left open (a failed start, a watched standard input) must not keep the process.
+process.exit(await main(process.argv.slice(2)));
