@@ -94,6 +94,8 @@ export class AgentLink implements Reporter {
   #failures = 0;
   #sendCertificate = false;
   #stopped = false;
+  /** The hub has said since the start that this set is the one. */
+  #confirmed = false;
 
   constructor(options: AgentLinkOptions) {
     this.#o = options;
@@ -131,7 +133,7 @@ export class AgentLink implements Reporter {
     if (held) {
       this.#generation = held.generation;
       this.#items = held.items;
-      this.#o.host.setDesired(toDesiredSet(this.#generation, this.#items));
+      this.#o.host.setDesired({ ...toDesiredSet(this.#generation, this.#items), confirmed: false });
     }
     if (torn)
       this.event({
@@ -344,6 +346,10 @@ export class AgentLink implements Reporter {
     // From here on deltas are at least of the hub's revision. It is lower than ours when the hub's store was restored
     // from a backup; the signature covers this session's random number, so this is no replay.
     this.#generation = w.g;
+    if (w.m && !this.#confirmed) {
+      this.#confirmed = true;
+      this.#o.host.setDesired(toDesiredSet(this.#generation, this.#items));
+    }
     if (w.i) this.#sendInventory(session);
     // By the hub's time, since this device's own may be wrong.
     const end = Date.parse(new X509Certificate(this.#o.identity.cert).validTo);
@@ -377,6 +383,7 @@ export class AgentLink implements Reporter {
       this.#items = next;
       this.#generation = d.g;
       const set = toDesiredSet(d.g, next);
+      this.#confirmed = true;
       this.#o.host.setDesired(set);
       this.#outbox.prune(new Set(set.pods.map((p) => p.metadata?.uid ?? '')));
       this.#file.save({ generation: d.g, items: next });

@@ -292,6 +292,25 @@ describe('adoption', () => {
     expect(node.events.length).toBe(events);
   });
 
+  it('ends what is not desired only when the hub has said so, not for want of a line in its memory', async () => {
+    node = await new TestNode().start();
+    const p = pod('late', [{}]);
+    node.apply(p);
+    await node.until('Running', () => node.phase(p) === 'Running');
+    const running = async () =>
+      (await node.shim.list()).containers.filter((c) => c.state === 'running').length;
+    // Killed before the set with this pod reached the disk.
+    node.pods = [];
+    node.confirmed = false;
+    await node.restart();
+    await node.advance(120_000);
+    expect(await running()).toBe(1);
+    node.confirmed = true;
+    node.apply();
+    await node.advance(120_000);
+    expect(await running()).toBe(0);
+  });
+
   it('exit codes of the time between are not lost', async () => {
     node = await new TestNode().start();
     const p = pod('between', [{ script: { runMs: 20_000, exitCode: 42 } }], { restartPolicy: 'Never' });

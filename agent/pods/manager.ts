@@ -169,7 +169,7 @@ export class PodManager implements PodHost {
       if (w.over) this.#workers.delete(uid);
       else w.desire(undefined);
     }
-    void this.#findStrays(wanted);
+    if (desired.confirmed !== false) void this.#findStrays(wanted);
   }
 
   #adopt(uid: string, pod: Pod): PodWorker {

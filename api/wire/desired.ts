@@ -8,6 +8,11 @@ import type { RuntimeClass } from 'kubernetes-types/node/v1.js';
 export interface DesiredSet {
   /** The store revision it was computed at; never goes back. */
   generation: number;
+  /**
+   * False while it is only what this device remembers: written a moment late, it may lack what was started last, so
+   * nothing that runs is to be ended for being absent from it. Absent: true.
+   */
+  confirmed?: boolean;
   pods: Pod[];
   configMaps: ConfigMap[];
   secrets: Secret[];

@@ -102,6 +102,8 @@ export interface Welcome {
   c?: 1;
   /** Send every report again: this hub has not seen this epoch. */
   r?: 1;
+  /** The set that hello named is the one wanted: nothing else will follow. */
+  m?: 1;
   /** `host:port` of the hub's OCI registry (HTTPS, the hub's CA). */
   a?: string;
 }

@@ -357,8 +357,10 @@ export class HubLink implements NodeStreams {
     }
     if (!n.asked) welcome.r = 1;
     const want = this.#desired.of(n.name);
-    if (h.d === digestOf(want)) n.held = want;
-    else if (h.d === EMPTY_DIGEST) n.held = new Map();
+    if (h.d === digestOf(want)) {
+      n.held = want;
+      welcome.m = 1;
+    } else if (h.d === EMPTY_DIGEST) n.held = new Map();
     else if (!n.held || digestOf(n.held) !== h.d) {
       n.held = undefined;
       welcome.i = 1;

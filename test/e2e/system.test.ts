@@ -284,7 +284,11 @@ describe.each(BROKERS.map((b) => ({ broker: b.broker, skip: b.skip() })))(
       await new Promise((r) => setTimeout(r, 4000));
       await agent.start();
       await phase('short', 'Failed');
-      expect((await pod('short')).status.containerStatuses[0].state.terminated.exitCode).toBe(5);
+      const ended = await pod('short');
+      expect(
+        ended.status.containerStatuses?.[0]?.state?.terminated?.exitCode,
+        JSON.stringify(ended.status),
+      ).toBe(5);
       expect(await logs('short')).toBe('begin\nend\n');
       const after = await pod('steady');
       expect(after.status.containerStatuses[0].containerID).toBe(

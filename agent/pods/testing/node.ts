@@ -76,6 +76,8 @@ export class TestNode {
   readonly reports: PodReport[] = [];
   readonly nodes: NodeReport[] = [];
   generation = 0;
+  /** Desired sets say so: they come from the hub, or are only remembered. */
+  confirmed = true;
   pods: Pod[] = [];
   configMaps: ConfigMap[] = [];
   secrets: Secret[] = [];
@@ -142,6 +144,7 @@ export class TestNode {
   desired(): DesiredSet {
     return structuredClone({
       generation: ++this.generation,
+      confirmed: this.confirmed,
       pods: this.pods,
       configMaps: this.configMaps,
       secrets: this.secrets,
