@@ -57,10 +57,11 @@ export const OPERATIONS: Operations = {
         w.event(
           'Warning',
           'InspectFailed',
-          `Failed to apply default image tag "${image}": ${f.message}`,
+          startingWith(`Failed to apply default image tag "${image}": `, f.message),
           container,
         );
-      else w.event('Warning', 'Failed', `Failed to pull image "${image}": ${f.message}`, container);
+      else
+        w.event('Warning', 'Failed', startingWith(`Failed to pull image "${image}": `, f.message), container);
       w.event('Warning', 'Failed', `Error: ${f.reason}`, container);
     }
   },
@@ -188,6 +189,10 @@ export const OPERATIONS: Operations = {
   },
 };
 
+/** Shims' messages often say by themselves what failed. */
+const startingWith = (prefix: string, message: string): string =>
+  message.startsWith(prefix.replace(/: $/, '')) ? message : prefix + message;
+
 function shimOf(w: PodContext): Shim {
   if (!w.shim) throw new Error(`no runtime for pod ${w.uid}`);
   return w.shim;
@@ -250,7 +255,7 @@ async function haveImage(w: PodContext, c: Container, image: string): Promise<Im
     w.event(
       'Warning',
       'Failed',
-      `Failed to pull image "${image}": ${e.message}; using the copy present on machine`,
+      `${startingWith(`Failed to pull image "${image}": `, e.message)}; using the copy present on machine`,
       c.name,
     );
     return present;

@@ -258,8 +258,9 @@ function verdict(d: Draft, spec: Container, policy: Policy): Verdict {
     return { is: 'done', c };
   const seen = p.seen.get(c.id);
   const endedAt = seen?.ended ?? p.now;
-  const ranMs =
-    seen?.running !== undefined ? endedAt - seen.running : Math.max(0, c.finishedAt - c.startedAt);
+  // A start that failed has an end but no beginning.
+  const toldMs = c.startedAt > 0 ? Math.max(0, c.finishedAt - c.startedAt) : 0;
+  const ranMs = seen?.running !== undefined ? endedAt - seen.running : toldMs;
   const { backoffBaseMs, backoffMaxMs, backoffResetMs } = p.tuning;
   const last = ranMs >= backoffResetMs ? undefined : p.backoff[spec.name];
   const delayMs = last?.delayMs ?? 0;
@@ -452,7 +453,10 @@ function bring(d: Draft, spec: Container, v: Verdict): void {
   }
   if (v.is !== 'due') return;
   const failed = pending(d, `start:${spec.name}`) ?? p.failures.get(`start:${spec.name}`);
-  if (failed) d.waiting[spec.name] = { reason: failed.reason, message: failed.message };
+  const inBackOff = v.notBefore > p.now && v.delayMs > 0;
+  // As with the kubelet a failure to start is shown for a moment, then that it is backed off from.
+  if (failed && (failed.retryAt > p.now || !inBackOff))
+    d.waiting[spec.name] = { reason: failed.reason, message: failed.message };
   if (v.notBefore > p.now) {
     wake(d, v.notBefore);
     d.waiting[spec.name] ??= {

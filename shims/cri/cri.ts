@@ -472,9 +472,17 @@ export class CriShim implements Shim {
     });
   }
 
-  /** True when the image is there now; false when it cannot be made here. */
+  /** True when the image is there now; false when it cannot be made here. The pods that ask at once share one import. */
   async #ensureSandboxImage(name: string): Promise<boolean> {
     if (await this.imageStatus(name)) return true;
+    this.#importing ??= this.#importSandboxImage(name).finally(() => {
+      this.#importing = undefined;
+    });
+    return this.#importing;
+  }
+  #importing: Promise<boolean> | undefined;
+
+  async #importSandboxImage(name: string): Promise<boolean> {
     const image = pauseImage(process.arch);
     if (!image || this.#runtimeName !== 'containerd') return false;
     await importPauseImage(this.#containerd, name, image);
@@ -558,7 +566,8 @@ export class CriShim implements Shim {
   }
 
   async startContainer(id: string): Promise<void> {
-    await this.#doing('RunContainerError', `start container ${id.slice(0, 13)}`, async () => {
+    // Without the id: the message becomes an event, and events of one wording are counted instead of piled up.
+    await this.#doing('RunContainerError', 'start container', async () => {
       try {
         await this.#call('StartContainer', { containerId: id }, TIMEOUT.call);
       } catch (e) {
