@@ -169,7 +169,7 @@ export class PodManager implements PodHost {
       if (w.over) this.#workers.delete(uid);
       else w.desire(undefined);
     }
-    if (desired.confirmed !== false) void this.#findStrays(wanted);
+    void this.#findStrays(wanted);
   }
 
   #adopt(uid: string, pod: Pod): PodWorker {
@@ -180,6 +180,7 @@ export class PodManager implements PodHost {
 
   /** What runs, or lies on disk, but is not desired. */
   async #findStrays(wanted: ReadonlySet<string>): Promise<void> {
+    if (this.#desired?.confirmed === false) return;
     const uids = new Set(await readdir(join(this.#o.dataDir, 'pods')).catch(() => [] as string[]));
     for (const o of this.#observers.values())
       for (const uid of (await o.pods().catch(() => new Map<string, PodObservation>())).keys()) uids.add(uid);
