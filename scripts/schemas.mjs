@@ -115,8 +115,13 @@ const STRATEGIES = { 'DeploymentSpec.strategy': 'retainKeys' };
 const ATOMIC = new Set(
   `ConfigMapKeySelector SecretKeySelector ObjectFieldSelector ResourceFieldSelector FileKeySelector LocalObjectReference
    ObjectReference NodeSelector NodeSelectorTerm TypedLocalObjectReference SecretReference LabelSelector
-   OwnerReference`.split(/\s+/),
+   OwnerReference ScopeSelector ScopedResourceSelectorRequirement CrossVersionObjectReference TopologySelectorTerm RoleRef
+  Subject EndpointAddress EndpointPort ServiceBackendPort`.split(/\s+/),
 );
+/** Maps that are. */
+const ATOMIC_MAPS = new Set(['PodSpec.nodeSelector', 'Scheduling.nodeSelector']);
+/** Keys of keyed lists that may be left out. */
+const DEFAULTS = { 'ContainerPort.protocol': 'TCP' };
 
 const CONSTANTS = {
   [QUANTITY]: {
@@ -241,6 +246,8 @@ export async function makeDefinitions() {
           if (mergeKey) property['x-kubernetes-patch-merge-key'] = mergeKey;
           if (strategy) property['x-kubernetes-patch-strategy'] = strategy;
         }
+        if (ATOMIC_MAPS.has(path)) property['x-kubernetes-map-type'] = 'atomic';
+        if (DEFAULTS[path]) property.default = DEFAULTS[path];
         if (STRATEGIES[path]) property['x-kubernetes-patch-strategy'] = STRATEGIES[path];
         definition.properties[baseName] = property;
       }
@@ -263,6 +270,8 @@ export async function makeDefinitions() {
     ...Object.keys(LISTS),
     ...Object.keys(STRATEGIES),
     ...Object.keys(SPECIAL),
+    ...Object.keys(DEFAULTS),
+    ...ATOMIC_MAPS,
     ...QUANTITIES,
   ])
     if (!seen.has(path)) throw new Error(`scripts/schemas.mjs: no model has ${path}`);

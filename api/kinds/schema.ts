@@ -10,6 +10,8 @@ export interface Schema {
   type?: 'string' | 'integer' | 'number' | 'boolean' | 'object' | 'array';
   format?: string;
   description?: string;
+  /** What stands for a key of a keyed list that an item leaves out. */
+  default?: unknown;
   items?: Schema;
   properties?: Record<string, Schema>;
   additionalProperties?: Schema;

@@ -305,7 +305,7 @@ describe('verbs', () => {
       kind: 'PartialObjectMetadataList',
       items: [{ kind: 'PartialObjectMetadata' }],
     });
-    expect(meta.text).not.toContain('containers');
+    expect(meta.text).not.toContain('"containers"');
     const yaml = await t.call(`${NS}/pods`, { headers: { accept: 'application/yaml' } });
     expect(yaml.text).toMatch(/^kind: PodList\napiVersion: v1\n/);
     expect((await t.call(`${NS}/pods/p?pretty=true`)).text).toMatch(/^\{\n {2}"/);

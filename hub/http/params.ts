@@ -33,11 +33,62 @@ const invalidOptions = (kind: string, problems: readonly string[]): ApiError =>
 
 const FIELD_VALIDATION = ['Ignore', 'Strict', 'Warn'] as const;
 
+/** Kubernetes' limit for the name of a field manager. */
+const MAX_MANAGER = 128;
+const UNPRINTABLE = /[^\p{L}\p{M}\p{N}\p{P}\p{S} ]/u;
+
+/** Who writes when the query does not say: what stands before the first slash of the User-Agent. */
+function managerOfAgent(agent = ''): string {
+  let name = '';
+  for (const c of agent.split('/', 1)[0]!) {
+    if (UNPRINTABLE.test(c)) continue;
+    if (Buffer.byteLength(name + c) > MAX_MANAGER) break;
+    name += c;
+  }
+  return name;
+}
+
+function managerProblems(manager: string): string[] {
+  const problems: string[] = [];
+  if (Buffer.byteLength(manager) > MAX_MANAGER)
+    problems.push(`fieldManager: Too long: may not be more than ${MAX_MANAGER} bytes`);
+  let at = 0;
+  for (const c of manager) {
+    if (UNPRINTABLE.test(c)) {
+      const code = c.codePointAt(0)!.toString(16).toUpperCase().padStart(4, '0');
+      problems.push(
+        `fieldManager: Invalid value: ${JSON.stringify(manager)}: invalid character U+${code} (at position ${at})`,
+      );
+    }
+    at += Buffer.byteLength(c);
+  }
+  return problems;
+}
+
+/**
+ * `force` of a patch: only an apply has it, and an apply must say who applies. Throws Invalid otherwise.
+ */
+export function applyOptions(query: URLSearchParams, isApply: boolean): { force: boolean } {
+  const problems: string[] = [];
+  if (isApply && !text(query, 'fieldManager'))
+    problems.push('fieldManager: Required value: is required for apply patch');
+  if (!isApply && query.get('force'))
+    problems.push('force: Forbidden: may not be specified for non-apply patch');
+  if (problems.length > 0) throw invalidOptions('PatchOptions', problems);
+  return { force: flag(query, 'force') };
+}
+
 /** What the query says about how to write; `options` names Kubernetes' type of options for messages. */
-export function contextOf(user: User, query: URLSearchParams, options: string): RequestContext {
+export function contextOf(
+  user: User,
+  query: URLSearchParams,
+  options: string,
+  userAgent?: string,
+): RequestContext {
   const dryRun = query.getAll('dryRun').filter((v) => v !== '');
   const validation = text(query, 'fieldValidation');
-  const problems: string[] = [];
+  const manager = text(query, 'fieldManager');
+  const problems = manager ? managerProblems(manager) : [];
   for (const v of dryRun)
     if (v !== 'All')
       problems.push(`dryRun: Unsupported value: ${JSON.stringify(v)}: supported values: "All"`);
@@ -52,7 +103,7 @@ export function contextOf(user: User, query: URLSearchParams, options: string): 
     user: user.name,
     groups: user.groups,
     dryRun: dryRun.length > 0,
-    fieldManager: text(query, 'fieldManager'),
+    fieldManager: manager ?? managerOfAgent(userAgent),
     fieldValidation,
     warnings: [],
   };

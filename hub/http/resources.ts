@@ -10,7 +10,16 @@ import { decodeBody } from './body.js';
 import { checkForm, type Encoder, type Form, formOf } from './encode.js';
 import { methodNotAllowed, noSuchResource, type Reply, type Request } from './message.js';
 import { contentType, negotiate, unsupportedMediaType } from './negotiate.js';
-import { contextOf, integer, isWatch, listQuery, OPTIONS_KIND, watchQuery, withName } from './params.js';
+import {
+  applyOptions,
+  contextOf,
+  integer,
+  isWatch,
+  listQuery,
+  OPTIONS_KIND,
+  watchQuery,
+  withName,
+} from './params.js';
 import { podLog } from './podlog.js';
 import type { Target } from './route.js';
 import { watchLines } from './watch.js';
@@ -43,7 +52,7 @@ interface Operation {
 const keyOfTarget = (t: Target): ObjectKey => ({ namespace: t.namespace, name: t.name! });
 
 const context = (call: Call, req: Request): RequestContext =>
-  contextOf(req.user, call.query, OPTIONS_KIND[call.verb] ?? 'ListOptions');
+  contextOf(req.user, call.query, OPTIONS_KIND[call.verb] ?? 'ListOptions', req.headers['user-agent']);
 
 /** How the answer must look; asked before the work is done, so that nothing is written for a client that cannot read the answer. */
 function form(call: Call, req: Request, answer: 'object' | 'list'): Form {
@@ -129,8 +138,15 @@ const patch: Run = async (b, call, req) => {
   const type = contentType(req.headers['content-type']);
   if (!PATCHES.includes(type)) throw unsupportedMediaType(PATCHES);
   const { kind } = call.target;
-  const body = await readBody(req, type === PATCH_TYPES.apply ? 'application/yaml' : type);
-  const o = await b.registry.patch(ctx, kind, keyOfTarget(call.target), type, body, subresourceOf(call));
+  const key = keyOfTarget(call.target);
+  const isApply = type === PATCH_TYPES.apply;
+  const options = applyOptions(call.query, isApply);
+  const body = await readBody(req, isApply ? 'application/yaml' : type);
+  if (isApply) {
+    const { object, created } = await b.registry.apply(ctx, kind, key, body, options, subresourceOf(call));
+    return warn(await b.encoder.object(kind, object, f, created ? 201 : 200), ctx.warnings);
+  }
+  const o = await b.registry.patch(ctx, kind, key, type, body, subresourceOf(call));
   return warn(await b.encoder.object(kind, o, f), ctx.warnings);
 };
 

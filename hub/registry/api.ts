@@ -8,6 +8,10 @@ export interface RequestContext {
   readonly groups: readonly string[];
   /** `dryRun=All`: everything is checked and answered, nothing is written. */
   readonly dryRun?: boolean;
+  /**
+   * Who comes to own the fields that are written (`metadata.managedFields`). Absent for the hub's own parts: what they
+   * write belongs to nobody.
+   */
   readonly fieldManager?: string;
   /** What to do about unknown and duplicate fields; absent: `Warn`, as Kubernetes does. */
   readonly fieldValidation?: 'Strict' | 'Warn' | 'Ignore';
@@ -93,6 +97,18 @@ export interface RegistryVerbs {
     body: unknown,
     subresource?: Subresource,
   ): Promise<Frozen<AnyObject>>;
+  /**
+   * Server-side apply for `ctx.fieldManager`; makes the object when it is not there. `force` takes over what others own
+   * and the body changes; without it that is a Conflict.
+   */
+  apply(
+    ctx: RequestContext,
+    kind: Kind,
+    key: ObjectKey,
+    body: unknown,
+    options: { force: boolean },
+    subresource?: Subresource,
+  ): Promise<{ object: Frozen<AnyObject>; created: boolean }>;
   delete(ctx: RequestContext, kind: Kind, key: ObjectKey, options: DeleteOptions): Promise<DeleteResult>;
   /** Deletes all that match; the list is as it was before. */
   deleteCollection(

@@ -39,8 +39,23 @@ import {
   type WatchQuery,
 } from './api.js';
 import { Continuations } from './continue.js';
+import { field } from './fieldset.js';
+import {
+  type Applied,
+  afterCreate,
+  afterUpdate,
+  apply,
+  type Door,
+  encodeOwners,
+  type Manager,
+  type Owners,
+  ownersOf,
+  shareFields,
+  type Write,
+} from './managed.js';
 import { jsonPatch, mergePatch, strategicMergePatch } from './patch.js';
 import { SCALE_SCHEMA, scaleOf, setScale } from './scale.js';
+import { problemsOf } from './typed.js';
 import { KindWatcher } from './watch.js';
 
 /** etcd's limit for one value, and therefore Kubernetes'. */
@@ -65,6 +80,7 @@ const metaOf = (o: AnyObject): WritableMeta => {
 
 /** The Stamp that a store needs so that one copy of an object serves every reader. */
 export function stampResourceVersion(value: object, revision: number): void {
+  shareFields(value as AnyObject);
   metaOf(value as AnyObject).resourceVersion = String(revision);
 }
 
@@ -205,7 +221,17 @@ export class Registry implements RegistryVerbs {
     namespace: string | undefined,
     body: unknown,
   ): Promise<Frozen<AnyObject>> {
-    const o = this.#decode(ctx, kind, body);
+    return this.#insert(ctx, kind, namespace, this.#decode(ctx, kind, body));
+  }
+
+  /** `owners` are known already when the object comes from an apply. */
+  async #insert(
+    ctx: RequestContext,
+    kind: Kind,
+    namespace: string | undefined,
+    o: AnyObject,
+    owners?: Owners,
+  ): Promise<Frozen<AnyObject>> {
     const meta = metaOf(o);
     if (meta.resourceVersion) throw badRequest('resourceVersion should not be set on objects to be created');
     this.#placeInNamespace(kind, meta, namespace);
@@ -213,21 +239,25 @@ export class Registry implements RegistryVerbs {
     delete meta.deletionTimestamp;
     delete meta.deletionGracePeriodSeconds;
     delete meta.generation;
+    delete meta.managedFields;
     meta.uid = randomUUID();
     meta.creationTimestamp = rfc3339(this.#clock.now());
     if (kind.generation) meta.generation = 1;
     const generated = !meta.name && meta.generateName ? meta.generateName : undefined;
     if (generated) meta.name = this.#generateName(generated);
     kind.setDefaults?.(o);
+    const manager = this.#manager(ctx, kind);
+    const managed = owners ?? (manager && afterCreate(this.#write(kind), o, manager));
     admitCreate(kind, o, this.#lookup);
     kind.prepareForCreate?.(o);
+    if (managed?.size) meta.managedFields = encodeOwners(managed)!;
     this.#validate(
       kind,
       meta.name ?? '',
       validateObjectMeta(meta, kind.namespaced, kind.validName),
       () => kind.validate?.(o) ?? [],
     );
-    this.#checkSize(o);
+    this.#checkSize(o, owners !== undefined);
     for (let attempt = 1; ; attempt++) {
       const key = { namespace: meta.namespace, name: meta.name! };
       try {
@@ -262,7 +292,7 @@ export class Registry implements RegistryVerbs {
     const pinned = meta?.resourceVersion;
     return this.#change(ctx, kind, key, subresource, (_current, attempt) => {
       if (attempt > 1 && pinned) throw conflict(kind.plural, key.name, MODIFIED, kind.group);
-      return o;
+      return { wanted: o };
     });
   }
 
@@ -291,8 +321,172 @@ export class Registry implements RegistryVerbs {
       );
     return this.#change(ctx, kind, key, subresource, (current) => {
       const view = subresource === 'scale' ? scaleOf(kind, current) : current;
-      return this.#decode(ctx, kind, run(deepCopy(view) as Plain), subresource);
+      return { wanted: this.#decode(ctx, kind, run(deepCopy(view) as Plain), subresource) };
     });
+  }
+
+  async apply(
+    ctx: RequestContext,
+    kind: Kind,
+    key: ObjectKey,
+    body: unknown,
+    { force }: { force: boolean },
+    subresource?: Subresource,
+  ): Promise<{ object: Frozen<AnyObject>; created: boolean }> {
+    const manager = this.#manager(ctx, kind, subresource, 'Apply');
+    if (!manager) throw badRequest('an apply needs a field manager');
+    const config = this.#decodeApplied(ctx, kind, key, body, subresource);
+    const lay = (live: AnyObject, entries?: ObjectMeta['managedFields']): Applied =>
+      apply(this.#write(kind, subresource), entries, live, config, manager, force);
+    // Someone else may make the object, or take it away, in between.
+    for (let attempt = 1; ; attempt++) {
+      try {
+        if (this.#store.get(this.#key(kind, key)) || subresource) {
+          const object = await this.#change(ctx, kind, key, subresource, (current) => {
+            const { object, owners } = lay(current, current.metadata!.managedFields);
+            const wanted = deepCopy(object);
+            return { wanted: subresource === 'scale' ? scaleOf(kind, wanted) : wanted, owners };
+          });
+          return { object, created: false };
+        }
+        const { metadata } = config;
+        if (metadata?.uid)
+          throw conflict(
+            kind.plural,
+            key.name,
+            `uid mismatch: the provided object specified uid ${metadata.uid}, and no existing object was found`,
+            kind.group,
+          );
+        if (!metadata?.name)
+          throw badRequest(
+            `the name of the object (${key.name} based on URL) was undeterminable: name must be provided`,
+          );
+        const { object, owners } = lay({});
+        const made = await this.#insert(ctx, kind, key.namespace, deepCopy(object), owners);
+        return { object: made, created: true };
+      } catch (e) {
+        const raced = isApiError(e, 'AlreadyExists') || (!subresource && isApiError(e, 'NotFound'));
+        const there = this.#store.get(this.#key(kind, key)) !== undefined;
+        if (!raced || there !== isApiError(e, 'AlreadyExists') || attempt >= MAX_ATTEMPTS) throw e;
+      }
+    }
+  }
+
+  /** What a client applies: strict about fields, since nobody could own what is not kept. */
+  #decodeApplied(
+    ctx: RequestContext,
+    kind: Kind,
+    key: ObjectKey,
+    body: unknown,
+    subresource: Subresource | undefined,
+  ): AnyObject {
+    if (!isPlainObject(body)) throw badRequest('error decoding patch: an apply patch is an object');
+    const scale = subresource === 'scale';
+    const gvk = scale
+      ? 'autoscaling/v1, Kind=Scale'
+      : `${kind.group ? `${kind.group}/` : '/'}${kind.version}, Kind=${kind.kind}`;
+    const version = scale ? 'autoscaling/v1' : apiVersionOf(kind);
+    if (body['kind'] !== (scale ? 'Scale' : kind.kind) || body['apiVersion'] !== version) {
+      const [v, g = ''] = String(body['apiVersion'] ?? '')
+        .split('/', 2)
+        .reverse();
+      throw badRequest(
+        `invalid object type: ${`${g}/${v}, Kind=${String(body['kind'] ?? '')}`.slice(0, 256)}`,
+      );
+    }
+    const meta = body['metadata'];
+    if (isPlainObject(meta)) {
+      if (meta['managedFields'] !== undefined && meta['managedFields'] !== null)
+        throw badRequest('metadata.managedFields must be nil');
+      if (meta['name'] !== undefined && meta['name'] !== key.name)
+        throw badRequest(
+          `the name of the object (${String(meta['name'])}) does not match the name on the URL (${key.name})`,
+        );
+    }
+    const wrong = problemsOf(body, schemaNamed(scale ? SCALE_SCHEMA : kind.schema));
+    if (wrong.length) {
+      const name = `${key.namespace ?? ''}/${key.name}`;
+      const text = wrong.length === 1 ? wrong[0] : `errors:\n  ${wrong.slice(0, 100).join('\n  ')}`;
+      throw badRequest(`failed to create typed patch object (${name}; ${gvk}): ${text}`);
+    }
+    const config = this.#decode(ctx, kind, body, subresource);
+    if (!scale) return config;
+    const replicas = (config['spec'] as { replicas?: number } | undefined)?.replicas;
+    const { resourceVersion, uid } = config.metadata ?? {};
+    const parent: AnyObject = {
+      metadata: { ...(resourceVersion ? { resourceVersion } : {}), ...(uid ? { uid } : {}) },
+    };
+    if (replicas !== undefined) {
+      const path = kind.scale!.specReplicas.split('.').slice(1);
+      const leaf = path.pop()!;
+      let at = parent as Plain;
+      for (const name of path) {
+        at[name] = {};
+        at = at[name] as Plain;
+      }
+      at[leaf] = replicas;
+    }
+    return parent;
+  }
+
+  /** Who writes; undefined for the hub's own parts. */
+  #manager(
+    ctx: RequestContext,
+    kind: Kind,
+    subresource?: Subresource,
+    operation: Manager['operation'] = 'Update',
+  ): Manager | undefined {
+    if (ctx.fieldManager === undefined) return undefined;
+    return {
+      manager: ctx.fieldManager || 'unknown',
+      operation,
+      apiVersion: apiVersionOf(kind),
+      ...(subresource ? { subresource } : {}),
+    };
+  }
+
+  /** Writes into `next` who owns what after it takes the place of `current`; `owners` when an apply knows already. */
+  #setOwners(
+    ctx: RequestContext,
+    kind: Kind,
+    subresource: Subresource | undefined,
+    next: AnyObject,
+    current: AnyObject,
+    sent: ObjectMeta['managedFields'],
+    owners: Owners | undefined,
+  ): void {
+    const meta = metaOf(next);
+    const stored = current.metadata!.managedFields;
+    delete meta.managedFields;
+    let owned = owners;
+    if (!owned) {
+      // What nobody was tracked for stays so until the first apply.
+      if (!stored && !sent) return;
+      const before = ownersOf(stored, sent);
+      if (before.size === 0) return;
+      const manager = this.#manager(ctx, kind, subresource);
+      owned = afterUpdate(this.#write(kind, subresource), before, current, next, manager);
+      if (owned === before && !sent) {
+        meta.managedFields = stored!;
+        return;
+      }
+    }
+    const entries = encodeOwners(owned);
+    if (entries) meta.managedFields = stored && deepEqual(entries, stored) ? stored : entries;
+  }
+
+  /** The fields that a door lets through: the main one keeps status, that of status the rest. */
+  #write(kind: Kind, subresource?: Subresource): Write {
+    const status = field('status');
+    const doors: Partial<Record<Subresource | 'main', Door>> = {
+      status: (set) => set.only(status),
+      main: kind.status ? (set) => set.without(status) : undefined,
+    };
+    return {
+      schema: schemaNamed(kind.schema),
+      door: doors[subresource ?? 'main'] ?? ((set) => set),
+      time: rfc3339(this.#clock.now()),
+    };
   }
 
   /** Reads, changes and writes one object; starts anew when someone else was quicker and the change allows it. */
@@ -301,19 +495,21 @@ export class Registry implements RegistryVerbs {
     kind: Kind,
     key: ObjectKey,
     subresource: Subresource | undefined,
-    make: (current: AnyObject, attempt: number) => AnyObject,
+    make: (current: AnyObject, attempt: number) => { wanted: AnyObject; owners?: Owners },
   ): Promise<Frozen<AnyObject>> {
     try {
       return await this.#serially(this.#key(kind, key), async () => {
         for (let attempt = 1; ; attempt++) {
           const entry = this.#need(kind, key);
           const current = this.#give(entry);
-          const wanted = make(current, attempt);
+          const { wanted, owners } = make(current, attempt);
           this.#checkPreconditions(kind, key.name, wanted.metadata, current.metadata!);
+          const sent = subresource ? undefined : wanted.metadata?.managedFields;
           const next = this.#merge(kind, current, wanted, subresource);
+          this.#setOwners(ctx, kind, subresource, next, current, sent, owners);
           const answer = (o: AnyObject) => (subresource === 'scale' ? deepFreeze(scaleOf(kind, o)) : o);
           if (unchanged(next, current)) return answer(current);
-          this.#checkSize(next);
+          this.#checkSize(next, owners !== undefined);
           if (ctx.dryRun) {
             metaOf(next).resourceVersion = current.metadata!.resourceVersion!;
             return answer(deepFreeze(next));
@@ -727,8 +923,6 @@ export class Registry implements RegistryVerbs {
         ? decodeAs(ctx, body, 'Scale', 'autoscaling/v1', SCALE_SCHEMA)
         : decodeAs(ctx, body, kind.kind, apiVersionOf(kind), kind.schema);
     const meta = metaOf(o);
-    // Kept by server-side apply only, which is not served yet.
-    delete meta.managedFields;
     delete meta.selfLink;
     return o;
   }
@@ -782,10 +976,12 @@ export class Registry implements RegistryVerbs {
     if (errors.length) throw invalidObject(kind, name, errors);
   }
 
-  #checkSize(o: AnyObject): void {
+  /** Who owns what is forgotten where it makes an object too large, except for `applied` ones. */
+  #checkSize(o: AnyObject, applied = false): void {
     if (jsonSizeBound(o, MAX_OBJECT_BYTES) <= MAX_OBJECT_BYTES) return;
-    if (Buffer.byteLength(JSON.stringify(o)) > MAX_OBJECT_BYTES)
-      throw new ApiError('RequestEntityTooLarge', 'etcdserver: request is too large');
+    const tooLarge = () => Buffer.byteLength(JSON.stringify(o)) > MAX_OBJECT_BYTES;
+    if (tooLarge() && !applied) delete metaOf(o).managedFields;
+    if (tooLarge()) throw new ApiError('RequestEntityTooLarge', 'etcdserver: request is too large');
   }
 
   #generateName(base: string): string {
