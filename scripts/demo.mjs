@@ -74,7 +74,10 @@ const args = [
   '0',
 ];
 // Without root there is no kernel jail; the example's own modules are trusted.
-if (process.getuid?.() !== 0) args.push('--wasm-allow-unjailed');
+if (process.getuid?.() !== 0) {
+  args.push('--wasm-allow-unjailed');
+  console.log(dim('not root: the modules run without their kernel jail'));
+}
 // Its own process group: Ctrl-C reaches this script alone, which then stops things in order.
 up = spawn(process.execPath, args, { stdio: ['ignore', 'inherit', 'pipe'], detached: true });
 let log = '';
