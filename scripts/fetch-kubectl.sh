@@ -18,7 +18,7 @@ mirror=$(cat /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null
   /^URIs:/ { for (i = 2; i <= NF; i++) print $i }
   /^deb /  { for (i = 2; i <= NF; i++) if ($i ~ /^https?:/) { print $i; break } }' |
   grep -E '/debian/?$' | head -n 1 || true)
-mirror=${mirror:-http://deb.debian.org/debian}
+[ -n "$mirror" ] || fail "the apt sources of this machine name no Debian archive (…/debian)"
 mirror=${mirror%/}
 arch=$(dpkg --print-architecture)
 work=$(mktemp -d)

@@ -18,6 +18,7 @@ declare -A PACKAGES=(
   [umoci]=/usr/bin/umoci
   [busybox-static]=/bin/busybox
   [xz-utils]=/usr/bin/xz
+  [gpgv]=/usr/bin/gpgv
   [curl]=/usr/bin/curl
   [ca-certificates]=/etc/ssl/certs/ca-certificates.crt
 )
