@@ -1,9 +1,10 @@
 import type { Container, Pod, Secret } from 'kubernetes-types/core/v1.js';
 import { describe, expect, it } from 'vitest';
+import { qosClassOf } from '../../api/kinds/qos.js';
 import { pullPolicy } from './apply.js';
 import { credentialsFor, imagePath } from './auth.js';
 import { type Config, containerEnv, expand, type PodFacts } from './env.js';
-import { containerResources, oomScoreAdj, podResources, qosClass } from './resources.js';
+import { containerResources, oomScoreAdj, podResources } from './resources.js';
 import { checkRunAsNonRoot, securitySettings } from './security.js';
 
 const facts: PodFacts = {
@@ -90,7 +91,7 @@ describe('resources', () => {
   it('make the QoS class and who dies first', () => {
     const of = (resources: object, spec = {}) => {
       const [p, c] = podOf({ resources }, spec);
-      return [qosClass(p), oomScoreAdj(p, c, 2 ** 30)];
+      return [qosClassOf(p), oomScoreAdj(p, c, 2 ** 30)];
     };
     expect(of({})).toEqual(['BestEffort', 1000]);
     expect(of({ limits: { cpu: '1', memory: '1Gi' } })).toEqual(['Guaranteed', -997]);

@@ -1,9 +1,8 @@
 /** What a pod's requests and limits become: QoS class, OOM score and the numbers a runtime takes. Pure. */
 import type { Container, Pod } from 'kubernetes-types/core/v1.js';
+import { qosClassOf } from '../../api/kinds/qos.js';
 import { milliQuantity, quantity } from '../../api/meta/quantity.js';
 import type { Resources } from '../../shims/shim.js';
-
-export type QosClass = 'Guaranteed' | 'Burstable' | 'BestEffort';
 
 /** Init containers first, in the order in which the kubelet starts them. */
 export const allContainers = (pod: Pod): Container[] => [
@@ -11,27 +10,12 @@ export const allContainers = (pod: Pod): Container[] => [
   ...(pod.spec?.containers ?? []),
 ];
 
-/** The pod's QoS class (pkg/apis/core/v1/helper/qos): cpu and memory of every container, init ones included. */
-export function qosClass(pod: Pod): QosClass {
-  let any = false;
-  let guaranteed = true;
-  for (const c of allContainers(pod))
-    for (const name of ['cpu', 'memory'] as const) {
-      const limit = c.resources?.limits?.[name];
-      const request = c.resources?.requests?.[name] ?? limit;
-      const set = (x: string | undefined) => x !== undefined && milliQuantity(x) > 0;
-      if (set(limit) || set(request)) any = true;
-      if (!set(limit) || milliQuantity(limit!) !== milliQuantity(request ?? '0')) guaranteed = false;
-    }
-  return !any ? 'BestEffort' : guaranteed ? 'Guaranteed' : 'Burstable';
-}
-
 const CRITICAL = new Set(['system-node-critical', 'system-cluster-critical']);
 
 /** The kubelet's oom_score_adj (pkg/kubelet/qos/policy.go): who is killed first when the node runs out of memory. */
 export function oomScoreAdj(pod: Pod, c: Container, nodeMemoryBytes: number): number {
   if (CRITICAL.has(pod.spec?.priorityClassName ?? '')) return -997;
-  const qos = qosClass(pod);
+  const qos = qosClassOf(pod);
   if (qos === 'Guaranteed') return -997;
   if (qos === 'BestEffort') return 1000;
   const request = quantity(c.resources?.requests?.['memory'] ?? c.resources?.limits?.['memory'] ?? '0');

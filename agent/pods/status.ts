@@ -9,9 +9,9 @@ import type {
   PodStatus,
 } from 'kubernetes-types/core/v1.js';
 import { rfc3339 } from '../../api/clock.js';
+import { qosClassOf } from '../../api/kinds/qos.js';
 import type { ContainerStatus, SandboxStatus } from '../../shims/shim.js';
 import { ANNOTATIONS, attemptsOf, isSidecar, type Plan } from './plan.js';
-import { qosClass } from './resources.js';
 
 export interface StatusInput {
   pod: Pod;
@@ -55,7 +55,7 @@ export function podStatus(i: StatusInput): PodStatus {
     startTime: rfc3339(i.startTime),
     ...(inits.length > 0 ? { initContainerStatuses: inits } : {}),
     containerStatuses: mains,
-    qosClass: qosClass(pod),
+    qosClass: qosClassOf(pod),
     ...(end?.reason ? { reason: end.reason } : {}),
     ...(end?.message ? { message: end.message } : {}),
   };
