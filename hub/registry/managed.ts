@@ -409,7 +409,8 @@ function laidOver(
     let owned = NEVER_OWNED;
     for (const o of all.values()) owned = owned.union(o.fields);
     const gone = withParents(before.fields, schema).difference(withParents(owned, schema));
-    if (!gone.empty) object = (withoutFields(object, gone, schema) ?? {}) as AnyObject;
+    // Laid over once more for parts that are empty now but applied as empty.
+    if (!gone.empty) object = merge(withoutFields(object, gone, schema) ?? {}, config, schema) as AnyObject;
   }
   const { left, conflicts } = takeFromOthers(all, through(door, compare(seen, object, schema)), id);
   if (conflicts.size > 0 && !force)
