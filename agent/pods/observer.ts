@@ -50,8 +50,9 @@ export class Observer {
 
   /** All pods by uid. Rejects when the runtime cannot be asked: then nothing is known, which is not the same as nothing there. */
   async pods(): Promise<ReadonlyMap<string, PodObservation>> {
+    // Whoever asks while it is read waits for that: what was read before is old, and at the agent's start it is nothing.
     // Twice at most: under a stream of events the last reading is good enough, the next event brings the next look.
-    for (let i = 0; i < 2 && !this.#valid; i++) {
+    for (let i = 0; i < 2 && (!this.#valid || this.#reading); i++) {
       this.#reading ??= this.#read().finally(() => {
         this.#reading = undefined;
       });

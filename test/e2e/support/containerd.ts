@@ -165,6 +165,23 @@ disabled_plugins = ${JSON.stringify(options.disabledPlugins ?? [])}
     this.#child = undefined;
   }
 
+  /**
+   * What a cut of power leaves: every process is gone at once and so is all that was in memory (mounts, network
+   * namespaces, the state directory); the root directory stays.
+   */
+  async powerCut(): Promise<void> {
+    const shims = this.#shimPids();
+    const all = [...shims.flatMap(childrenOf), ...shims];
+    if (this.#child?.pid) all.push(this.#child.pid);
+    for (const pid of all) kill(pid);
+    if (this.#child) await ended(this.#child);
+    this.#child = undefined;
+    await eventually('its processes to end', () => all.every((pid) => cmdline(pid).join('') === ''));
+    for (const m of mountsBelow(this.dir).reverse()) await exec('umount', ['-l', m]);
+    rmSync(join(this.dir, 'state'), { recursive: true, force: true });
+    await exec('ip', ['link', 'delete', this.bridge]).catch(() => {});
+  }
+
   log = (): string => readFileSync(join(this.dir, 'log'), 'utf8').slice(-4000);
 
   ctr = (...args: string[]): Promise<string> => exec('ctr', ['-a', this.socket, '-n', 'k8s.io', ...args]);
@@ -192,11 +209,7 @@ disabled_plugins = ${JSON.stringify(options.disabledPlugins ?? [])}
       for (const child of childrenOf(pid)) kill(child);
       kill(pid);
     }
-    const mounts = readFileSync('/proc/self/mountinfo', 'utf8')
-      .split('\n')
-      .map((l) => l.split(' ')[4] ?? '')
-      .filter((p) => p.startsWith(`${this.dir}/`));
-    for (const m of mounts.reverse()) await exec('umount', ['-l', m]).catch(() => {});
+    for (const m of mountsBelow(this.dir).reverse()) await exec('umount', ['-l', m]).catch(() => {});
     await exec('ip', ['link', 'delete', this.bridge]).catch(() => {});
     for (const root of cgroupRoots()) removeCgroup(join(root, this.cgroupParent));
     rmSync(this.dir, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
@@ -255,6 +268,12 @@ const cmdline = (pid: number): string[] => {
     return [];
   }
 };
+/** Mount points of this machine below a directory, in the order of their mounting. */
+export const mountsBelow = (dir: string): string[] =>
+  readFileSync('/proc/self/mountinfo', 'utf8')
+    .split('\n')
+    .map((l) => l.split(' ')[4] ?? '')
+    .filter((p) => p.startsWith(`${dir}/`));
 const childrenOf = (pid: number): number[] => {
   try {
     return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
