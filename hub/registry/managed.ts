@@ -2,7 +2,6 @@
  * `metadata.managedFields`: who owns which field (Kubernetes' server-side apply; apimachinery util/managedfields). Pure:
  * decoding, what a write changes about ownership, what an apply makes of an object, encoding.
  */
-import { createHash } from 'node:crypto';
 import { resolve, type Schema } from '../../api/kinds/schema.js';
 import { ApiError } from '../../api/meta/errors.js';
 import { deepEqual, deepFreeze, isPlainObject } from '../../api/meta/json.js';
@@ -63,20 +62,44 @@ const identity = (m: Manager): string =>
 
 // ---- the form in objects
 
-/** Equal sets are one object in memory: the pods of a Deployment differ in little else. */
+/** Equal sets are one object in memory, by their JSON: the pods of a Deployment differ in little else. */
 const interned = new Map<string, WeakRef<object>>();
-const forget = new FinalizationRegistry<string>((key) => {
-  if (interned.get(key)?.deref() === undefined) interned.delete(key);
+const forget = new FinalizationRegistry<string>((text) => {
+  if (interned.get(text)?.deref() === undefined) interned.delete(text);
 });
+/** Both ways between the form in objects and the set, which nobody changes from then on. */
+const setOf = new WeakMap<object, FieldSet>();
+const formOf = new WeakMap<FieldSet, object>();
 
 function intern(fieldsV1: object): object {
-  const key = createHash('sha1').update(JSON.stringify(fieldsV1)).digest('base64');
-  const known = interned.get(key)?.deref();
+  const text = JSON.stringify(fieldsV1);
+  const known = interned.get(text)?.deref();
   if (known) return known;
   deepFreeze(fieldsV1);
-  interned.set(key, new WeakRef(fieldsV1));
-  forget.register(fieldsV1, key);
+  interned.set(text, new WeakRef(fieldsV1));
+  forget.register(fieldsV1, text);
   return fieldsV1;
+}
+
+function encodeSet(set: FieldSet): object {
+  let form = formOf.get(set);
+  if (!form) {
+    form = intern(set.toFieldsV1());
+    formOf.set(set, form);
+    if (!setOf.has(form)) setOf.set(form, set);
+  }
+  return form;
+}
+
+/** Throws on what is no FieldsV1. */
+function decodeSet(form: object): FieldSet {
+  let set = setOf.get(form);
+  if (!set) {
+    set = FieldSet.fromFieldsV1(form);
+    // What a client sent is short-lived and its own.
+    if (Object.isFrozen(form)) setOf.set(form, set);
+  }
+  return set;
 }
 
 /** Makes an object that comes from elsewhere (the disk) share its sets of fields with others. */
@@ -101,7 +124,7 @@ function decodeOwners(entries: Entries): Map<string, Owner> {
       apiVersion,
       ...(e.subresource ? { subresource: e.subresource } : {}),
       ...(e.time ? { time: String(e.time) } : {}),
-      fields: FieldSet.fromFieldsV1(e.fieldsV1 ?? {}),
+      fields: decodeSet(e.fieldsV1 ?? {}),
     };
     owners.set(identity(owner), owner);
   }
@@ -152,7 +175,7 @@ export function encodeOwners(owners: Owners): ObjectMeta['managedFields'] {
       apiVersion,
       ...(time ? { time } : {}),
       fieldsType: 'FieldsV1',
-      fieldsV1: intern(fields.toFieldsV1()),
+      fieldsV1: encodeSet(fields),
       ...(subresource ? { subresource } : {}),
     })),
   ) as ObjectMeta['managedFields'];

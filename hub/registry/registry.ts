@@ -457,22 +457,20 @@ export class Registry implements RegistryVerbs {
   ): void {
     const meta = metaOf(next);
     const stored = current.metadata!.managedFields;
-    delete meta.managedFields;
-    let owned = owners;
-    if (!owned) {
+    const entries = (): ObjectMeta['managedFields'] => {
+      if (owners) return encodeOwners(owners);
       // What nobody was tracked for stays so until the first apply.
-      if (!stored && !sent) return;
+      if (!stored && !sent) return undefined;
       const before = ownersOf(stored, sent);
-      if (before.size === 0) return;
+      if (before.size === 0) return undefined;
       const manager = this.#manager(ctx, kind, subresource);
-      owned = afterUpdate(this.#write(kind, subresource), before, current, next, manager);
-      if (owned === before && !sent) {
-        meta.managedFields = stored!;
-        return;
-      }
-    }
-    const entries = encodeOwners(owned);
-    if (entries) meta.managedFields = stored && deepEqual(entries, stored) ? stored : entries;
+      const after = afterUpdate(this.#write(kind, subresource), before, current, next, manager);
+      return after === before && !sent ? stored : encodeOwners(after);
+    };
+    const owned = entries();
+    // Equal ones stay one in memory.
+    if (owned) meta.managedFields = stored && deepEqual(owned, stored) ? stored : owned;
+    else delete meta.managedFields;
   }
 
   /** The fields that a door lets through: the main one keeps status, that of status the rest. */

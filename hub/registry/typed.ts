@@ -97,13 +97,15 @@ export function fieldsOf(value: unknown, schema: Schema | undefined): FieldSet {
   return out;
 }
 
-function collect(value: unknown, schema: Schema | undefined, path: Path, out: FieldSet): void {
+/** `path` is where the walk is: one list that grows and shrinks. So below. */
+function collect(value: unknown, schema: Schema | undefined, path: string[], out: FieldSet): void {
   const map = isPlainObject(value) ? mapNode(schema) : undefined;
   if (map) {
     for (const [key, v] of Object.entries(value as Json)) {
-      const at = [...path, field(key)];
-      collect(v, below(map, key), at, out);
-      if (!Object.hasOwn(map.fields, key) || (isPlainObject(v) && size(v) === 0)) out.insert(at);
+      path.push(field(key));
+      collect(v, below(map, key), path, out);
+      if (!Object.hasOwn(map.fields, key) || (isPlainObject(v) && size(v) === 0)) out.insert(path);
+      path.pop();
     }
     return;
   }
@@ -114,9 +116,10 @@ function collect(value: unknown, schema: Schema | undefined, path: Path, out: Fi
     return;
   }
   for (const [element, same] of items) {
-    const at = [...path, element];
-    if (same.length === 1) collect(same[0], list!.items, at, out);
-    out.insert(at);
+    path.push(element);
+    if (same.length === 1) collect(same[0], list!.items, path, out);
+    out.insert(path);
+    path.pop();
   }
 }
 
@@ -156,18 +159,27 @@ export function compare(before: unknown, after: unknown, schema: Schema | undefi
   return out;
 }
 
-function compareAt(a: unknown, b: unknown, schema: Schema | undefined, path: Path, out: Comparison): void {
+function compareAt(
+  a: unknown,
+  b: unknown,
+  schema: Schema | undefined,
+  path: string[],
+  out: Comparison,
+): void {
   if (a === b) return;
   const whole = a === undefined ? out.added : b === undefined ? out.removed : undefined;
   const map = isMap(a) && isMap(b) ? mapNode(schema) : undefined;
   if (map && (size(a as Json) > 0 || size(b as Json) > 0)) {
     const before = (a ?? {}) as Json;
     const after = (b ?? {}) as Json;
-    for (const key of new Set([...Object.keys(before), ...Object.keys(after)])) {
-      const old = Object.hasOwn(before, key) ? before[key] : undefined;
-      const now = Object.hasOwn(after, key) ? after[key] : undefined;
-      compareAt(old, now, below(map, key), [...path, field(key)], out);
-    }
+    const go = (key: string, old: unknown, now: unknown) => {
+      path.push(field(key));
+      compareAt(old, now, below(map, key), path, out);
+      path.pop();
+    };
+    for (const key of Object.keys(after))
+      go(key, Object.hasOwn(before, key) ? before[key] : undefined, after[key]);
+    for (const key of Object.keys(before)) if (!Object.hasOwn(after, key)) go(key, before[key], undefined);
     whole?.insert(path);
     return;
   }
@@ -175,8 +187,13 @@ function compareAt(a: unknown, b: unknown, schema: Schema | undefined, path: Pat
   const before = list && indexed(list, (a ?? []) as unknown[]);
   const after = list && indexed(list, (b ?? []) as unknown[]);
   if (before && after && (before.size > 0 || after.size > 0)) {
-    for (const element of new Set([...before.keys(), ...after.keys()]))
-      compareItems(before.get(element) ?? [], after.get(element) ?? [], list!.items, [...path, element], out);
+    const go = (element: string) => {
+      path.push(element);
+      compareItems(before.get(element) ?? [], after.get(element) ?? [], list!.items, path, out);
+      path.pop();
+    };
+    for (const element of after.keys()) go(element);
+    for (const element of before.keys()) if (!after.has(element)) go(element);
     whole?.insert(path);
     return;
   }
@@ -189,7 +206,7 @@ function compareItems(
   a: unknown[],
   b: unknown[],
   items: Schema | undefined,
-  path: Path,
+  path: string[],
   out: Comparison,
 ): void {
   if (a.length <= 1 && b.length <= 1) compareAt(a[0], b[0], items, path, out);
