@@ -120,6 +120,7 @@ export class Hub {
       log: log.child({ room: 'http' }),
       streams: link,
       version: version(),
+      health: [{ name: 'store', failing: () => store.failing }],
     });
     const http = await this.#run(
       new HttpServer({

@@ -101,7 +101,9 @@ describe('compare-and-swap', () => {
       'disk full',
     ]);
     expect(s.revision).toBe(0);
+    expect(s.failing).toBe('disk full');
     await s.create('/a', { n: 3 });
+    expect(s.failing).toBeUndefined();
     const [e] = await take(w, 1);
     expect(e).toMatchObject({ type: 'put', revision: 1, entry: { value: { n: 3 } } });
     expect(e!.previous).toBeUndefined();

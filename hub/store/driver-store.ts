@@ -105,6 +105,7 @@ export class DriverStore implements Store {
   readonly #bytes = new WeakMap<Entry, number>();
   #window: WatchWindow;
   #revision = 0;
+  #failing: string | undefined;
   #queue: Write[] = [];
   #committing: Promise<void> | undefined;
   #state: 'new' | 'open' | 'closed' = 'new';
@@ -113,6 +114,11 @@ export class DriverStore implements Store {
     this.#driver = driver;
     this.#options = { ...DEFAULTS, ...options };
     this.#window = new WatchWindow(this.#options, 0);
+  }
+
+  /** Why the last write failed, e.g. a full disk; undefined once one has succeeded again. */
+  get failing(): string | undefined {
+    return this.#failing;
   }
 
   get revision(): number {
@@ -226,7 +232,9 @@ export class DriverStore implements Store {
       }
       try {
         if (changes.length > 0) await this.#driver.commit(changes);
+        this.#failing = undefined;
       } catch (error) {
+        this.#failing = error instanceof Error ? error.message : String(error);
         // A refusal may have rested on a change that did not come to be, so the whole batch shares the error.
         for (const w of writes) w.reject(error);
         continue;

@@ -7,6 +7,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
@@ -92,6 +93,41 @@ describe('a hub in trouble', () => {
       if (root) execFileSync('umount', [dir]);
     }
   });
+
+  it.skipIf(missing('root', 'kubectl-1.36'))(
+    'on a full disk refuses writes with the remedy, serves reads, and goes on when there is room',
+    async () => {
+      const dir = join(fresh(), 'small');
+      mkdirSync(dir);
+      execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', dir]);
+      try {
+        const hub = await new TestHub(dir).start();
+        const k = hub.kubectl();
+        await k('create', 'configmap', 'before', '--from-literal=a=b');
+        const ballast = join(dir, 'ballast');
+        for (let size = 1 << 20; size >= 1; size >>= 1)
+          try {
+            for (;;) appendFileSync(ballast, Buffer.alloc(size));
+          } catch {
+            // Full in steps of this size.
+          }
+        const refused = await k.try('create', 'configmap', 'during', `--from-literal=a=${'x'.repeat(8000)}`);
+        expect(refused.stderr).toMatch(/disk is full: free some space/);
+        expect((await k.json('get', 'configmap', 'before')).data).toEqual({ a: 'b' });
+        expect((await k.try('get', '--raw', '/readyz')).stderr).toMatch(/\[-\]store failed/);
+        rmSync(ballast);
+        await k('create', 'configmap', 'after', '--from-literal=a=b');
+        expect(await k('get', '--raw', '/readyz')).toBe('ok');
+        expect(await hub.stop()).toBe(0);
+        await hub.start();
+        expect((await k.try('get', 'configmap', 'during')).stderr).toContain('not found');
+        expect((await k.json('get', 'configmap', 'after')).data).toEqual({ a: 'b' });
+        await hub.stop();
+      } finally {
+        execFileSync('umount', ['-l', dir]);
+      }
+    },
+  );
 
   it.skipIf(missing('kubectl-1.36'))('sets a corrupt store aside and does not start empty', async () => {
     const hub = await new TestHub(fresh()).start();
