@@ -280,6 +280,100 @@ describe('verbs', () => {
     });
   });
 
+  it('tells what a body has twice, as fieldValidation wants it', async () => {
+    const t = await apiWithDefault();
+    const text = '{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"NAME"},"data":{"a":"1","a":"2"}}';
+    const send = (name: string, fieldValidation: string) =>
+      t.call(`/api/v1/namespaces/default/configmaps?fieldValidation=${fieldValidation}`, {
+        method: 'POST',
+        body: text.replace('NAME', name),
+      });
+    const strict = await send('strict', 'Strict');
+    expect(strict.status).toBe(400);
+    expect(strict.json().message).toBe(
+      'ConfigMap in version "v1" cannot be handled as a ConfigMap: strict decoding error: duplicate field "data.a"',
+    );
+    const warned = await send('warned', 'Warn');
+    expect(warned.json().data).toEqual({ a: '2' });
+    expect(warned.headers['warning']).toEqual(['299 - "duplicate field \\"data.a\\""']);
+    const ignored = await send('ignored', 'Ignore');
+    expect(ignored.status).toBe(201);
+    expect(ignored.headers['warning']).toBeUndefined();
+    const patched = await t.call('/api/v1/namespaces/default/configmaps/warned?fieldValidation=Strict', {
+      method: 'PATCH',
+      headers: { 'content-type': 'application/merge-patch+json' },
+      body: '{"datum":{},"data":{"a":"3","a":"4"}}',
+    });
+    expect(patched.status).toBe(422);
+    expect(patched.json().message).toContain(
+      'strict decoding error: duplicate field "data.a", unknown field "datum"',
+    );
+  });
+
+  it('applies: with a manager, by force, and makes what is not there', async () => {
+    const t = await apiWithDefault();
+    const url = '/api/v1/namespaces/default/configmaps/c';
+    const apply = (
+      query: string,
+      data: object,
+      type = 'application/apply-patch+yaml',
+      agent = 'tool/1.0 (x)',
+    ) =>
+      t.call(`${url}?${query}`, {
+        method: 'PATCH',
+        headers: { 'content-type': type, 'user-agent': agent },
+        body: { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'c' }, data },
+      });
+    const nobody = await apply('', { a: '1' });
+    expect(nobody.status).toBe(422);
+    expect(nobody.json().message).toBe(
+      'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch',
+    );
+    expect((await apply('fieldManager=me', { a: '1' })).status).toBe(201);
+    expect((await apply('fieldManager=me', { a: '1' })).status).toBe(200);
+    const other = await apply('fieldManager=you', { a: '2' });
+    expect(other.status).toBe(409);
+    expect(other.json()).toMatchObject({
+      reason: 'Conflict',
+      message: 'Apply failed with 1 conflict: conflict with "me": .data.a',
+      details: {
+        causes: [{ reason: 'FieldManagerConflict', message: 'conflict with "me"', field: '.data.a' }],
+      },
+    });
+    expect((await apply('fieldManager=you&force=true', { a: '2' })).json().data).toEqual({ a: '2' });
+    const merged = await apply('', { b: '1' }, 'application/merge-patch+json');
+    expect(
+      merged
+        .json()
+        .metadata.managedFields.map((m: { manager: string }) => m.manager)
+        .sort(),
+    ).toEqual(['tool', 'you']);
+    const force = await apply('force=true', { b: '1' }, 'application/merge-patch+json');
+    expect(force.json().message).toBe(
+      'PatchOptions.meta.k8s.io "" is invalid: force: Forbidden: may not be specified for non-apply patch',
+    );
+    const odd = await apply(`fieldManager=${encodeURIComponent('a\nb')}`, {});
+    expect(odd.json().message).toContain(
+      'fieldManager: Invalid value: "a\\nb": invalid character U+000A (at position 1)',
+    );
+    expect((await apply(`fieldManager=${'x'.repeat(129)}`, {})).json().message).toContain(
+      'fieldManager: Too long: may not be more than 128 bytes',
+    );
+    const table = await t.call(`${url}?fieldManager=you`, {
+      method: 'PATCH',
+      headers: {
+        'content-type': 'application/apply-patch+yaml',
+        accept: 'application/json;as=Table;v=v1;g=meta.k8s.io',
+      },
+      body: 'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {a: "2"}\n',
+    });
+    expect(table.json()).toMatchObject({ kind: 'Table', rows: [{}] });
+    const meta = await t.call(url, {
+      headers: { accept: 'application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io' },
+    });
+    expect(meta.json().metadata.managedFields).toHaveLength(2);
+  });
+
   it('answers in the form that was asked for', async () => {
     const t = await apiWithDefault();
     await t.call(`${NS}/pods`, { method: 'POST', body: pod('p') });

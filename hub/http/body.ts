@@ -6,18 +6,31 @@ export const MAX_DEPTH = 128;
 
 /**
  * Parses a request body as JSON, YAML or Kubernetes' protobuf by its Content-Type (none: JSON). Throws BadRequest for text that is neither,
- * too deep, or that would reach for a prototype, and UnsupportedMediaType for other types.
+ * too deep, or that would reach for a prototype, and UnsupportedMediaType for other types. `duplicates`, when given, gets a
+ * text for every key that an object has more than once; the last one counts.
  */
-export async function decodeBody(body: Buffer, type: string | undefined): Promise<unknown> {
+export async function decodeBody(
+  body: Buffer,
+  type: string | undefined,
+  duplicates?: string[],
+): Promise<unknown> {
   switch (contentType(type)) {
     case '':
     case 'application/json':
     case 'application/json-patch+json':
     case 'application/merge-patch+json':
     case 'application/strategic-merge-patch+json':
-      return decodeJson(body);
+      return decodeJson(body, duplicates);
     case 'application/yaml':
-      return decodeYaml(body.toString('utf8'));
+      // JSON is YAML, most clients send it as such, and its parser is quicker by far.
+      if (body[0] === 0x7b) {
+        try {
+          return decodeJson(body, duplicates);
+        } catch {
+          // YAML's own flow style, or wrong in both.
+        }
+      }
+      return decodeYaml(body.toString('utf8'), duplicates);
     case 'application/vnd.kubernetes.protobuf':
       return (await import('./protobuf.js')).decodeProtobuf(body);
     default:
@@ -29,7 +42,7 @@ export async function decodeBody(body: Buffer, type: string | undefined): Promis
   }
 }
 
-function decodeJson(body: Buffer): unknown {
+function decodeJson(body: Buffer, duplicates?: string[]): unknown {
   if (jsonDepth(body) > MAX_DEPTH) throw tooDeep();
   let value: unknown;
   try {
@@ -39,16 +52,68 @@ function decodeJson(body: Buffer): unknown {
   }
   // A key can be spelled with escapes, so both spellings get the closer look.
   if (body.includes('__proto__') || body.includes('\\u00')) checkTree(value, 0);
+  if (duplicates) findDuplicates(body, duplicates);
   return value;
 }
 
-async function decodeYaml(text: string): Promise<unknown> {
+/** More are not told of. */
+const MAX_DUPLICATES = 32;
+
+/** The keys that stand more than once in an object of a JSON text, which is valid. */
+function findDuplicates(body: Buffer, found: string[]): void {
+  /** Of an object its keys so far, of a list the index; and what leads to the value that comes next. */
+  interface Level {
+    keys?: Set<string>;
+    index: number;
+    key: string;
+  }
+  const levels: Level[] = [];
+  let expectKey = false;
+  for (let i = 0; i < body.length; i++) {
+    const c = body[i];
+    const top = levels[levels.length - 1];
+    if (c === 0x22) {
+      const start = i + 1;
+      let escaped = false;
+      for (i = start; body[i] !== 0x22; i++) {
+        if (body[i] !== 0x5c) continue;
+        escaped = true;
+        i++;
+      }
+      if (!expectKey || !top?.keys) continue;
+      const raw = body.toString('utf8', start, i);
+      top.key = escaped ? (JSON.parse(`"${raw}"`) as string) : raw;
+      expectKey = false;
+      if (!top.keys.has(top.key)) top.keys.add(top.key);
+      else if (found.length < MAX_DUPLICATES) {
+        const path = levels.map((l) => (l.keys ? `.${l.key}` : `[${l.index}]`)).join('');
+        found.push(`duplicate field ${JSON.stringify(path.replace(/^\./, '').slice(0, 512))}`);
+      }
+    } else if (c === 0x7b || c === 0x5b) {
+      levels.push({ ...(c === 0x7b ? { keys: new Set<string>() } : {}), index: 0, key: '' });
+      expectKey = c === 0x7b;
+    } else if (c === 0x7d || c === 0x5d) {
+      levels.pop();
+      expectKey = false;
+    } else if (c === 0x2c && top) {
+      if (top.keys) expectKey = true;
+      else top.index++;
+    }
+  }
+}
+
+async function decodeYaml(text: string, duplicates?: string[]): Promise<unknown> {
   checkYamlDepth(text);
   const { parseDocument } = await import('yaml');
   let value: unknown;
   try {
     const doc = parseDocument(text, { uniqueKeys: true, version: '1.2', logLevel: 'silent' });
-    if (doc.errors.length) throw doc.errors[0];
+    const [wrong] = doc.errors.filter((e) => e.code !== 'DUPLICATE_KEY');
+    if (wrong) throw wrong;
+    for (const e of doc.errors.slice(0, MAX_DUPLICATES))
+      duplicates?.push(
+        `yaml: line ${e.linePos?.[0].line}: key ${JSON.stringify(text.slice(...e.pos).slice(0, 128))} already set in map`,
+      );
     value = doc.toJS({ maxAliasCount: 50, mapAsMap: false });
   } catch (e) {
     throw badRequest(

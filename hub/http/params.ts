@@ -106,6 +106,7 @@ export function contextOf(
     fieldManager: manager ?? managerOfAgent(userAgent),
     fieldValidation,
     warnings: [],
+    duplicates: [],
   };
 }
 

@@ -79,11 +79,8 @@ const subresourceOf = (call: Call): Subresource | undefined =>
 const get: Run = async (b, call, req) => {
   const f = form(call, req, 'object');
   const { kind } = call.target;
-  return b.encoder.object(
-    kind,
-    b.registry.get(context(call, req), kind, keyOfTarget(call.target), subresourceOf(call)),
-    f,
-  );
+  const ctx = { ...context(call, req), resourceVersion: call.query.get('resourceVersion') ?? undefined };
+  return b.encoder.object(kind, b.registry.get(ctx, kind, keyOfTarget(call.target), subresourceOf(call)), f);
 };
 
 const list: Run = async (b, call, req) => {
@@ -114,7 +111,7 @@ const create: Run = async (b, call, req) => {
   const f = form(call, req, 'object');
   const ctx = context(call, req);
   const { kind, namespace } = call.target;
-  const body = await readBody(req);
+  const body = await readBody(req, ctx);
   return warn(
     await b.encoder.object(kind, await b.registry.create(ctx, kind, namespace, body), f, 201),
     ctx.warnings,
@@ -125,7 +122,7 @@ const update: Run = async (b, call, req) => {
   const f = form(call, req, 'object');
   const ctx = context(call, req);
   const { kind } = call.target;
-  const body = await readBody(req);
+  const body = await readBody(req, ctx);
   const o = await b.registry.update(ctx, kind, keyOfTarget(call.target), body, subresourceOf(call));
   return warn(await b.encoder.object(kind, o, f), ctx.warnings);
 };
@@ -141,7 +138,7 @@ const patch: Run = async (b, call, req) => {
   const key = keyOfTarget(call.target);
   const isApply = type === PATCH_TYPES.apply;
   const options = applyOptions(call.query, isApply);
-  const body = await readBody(req, isApply ? 'application/yaml' : type);
+  const body = await readBody(req, ctx, isApply ? 'application/yaml' : type);
   if (isApply) {
     const { object, created } = await b.registry.apply(ctx, kind, key, body, options, subresourceOf(call));
     return warn(await b.encoder.object(kind, object, f, created ? 201 : 200), ctx.warnings);
@@ -178,12 +175,16 @@ async function deleteOptions(b: Backend, call: Call, req: Request) {
   return b.registry.deleteOptions(decoded, Object.fromEntries(call.query));
 }
 
-/** The body of a verb that must have one. */
-async function readBody(req: Request, type = req.headers['content-type']): Promise<unknown> {
+/** The body of a verb that must have one. Notes in the context what is in it twice, when the client wants to hear of it. */
+async function readBody(
+  req: Request,
+  ctx: RequestContext,
+  type = req.headers['content-type'],
+): Promise<unknown> {
   const body = await req.body();
   if (body.length === 0)
     throw badRequest('the body of the request is empty: it must hold an object as JSON or YAML');
-  return decodeBody(body, type);
+  return decodeBody(body, type, ctx.fieldValidation === 'Ignore' ? undefined : ctx.duplicates);
 }
 
 const created = { kind: 'Status', apiVersion: 'v1', metadata: {}, status: 'Success', code: 201 };
@@ -194,7 +195,7 @@ const podAction =
   async (b, call, req) => {
     const f = form(call, req, 'object');
     const ctx = context(call, req);
-    const body = await readBody(req);
+    const body = await readBody(req, ctx);
     await b.registry[act](ctx, keyOfTarget(call.target), body);
     return warn(await b.encoder.text(`${JSON.stringify(created)}\n`, f, 201), ctx.warnings);
   };

@@ -13,6 +13,12 @@ export interface RequestContext {
    * write belongs to nobody.
    */
   readonly fieldManager?: string;
+  /** Fields that the body has more than once, as the messages have it: `duplicate field "spec.replicas"`. */
+  readonly duplicates?: string[];
+  /** Rejects when the user may not create: asked before an apply makes an object. */
+  readonly checkCreate?: () => void | Promise<void>;
+  /** Of a get: the answer must not be older. */
+  readonly resourceVersion?: string;
   /** What to do about unknown and duplicate fields; absent: `Warn`, as Kubernetes does. */
   readonly fieldValidation?: 'Strict' | 'Warn' | 'Ignore';
   /** Texts for the `Warning` response header; verbs append. */

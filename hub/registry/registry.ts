@@ -127,7 +127,8 @@ export class Registry implements RegistryVerbs {
 
   // ---- reading
 
-  get(_ctx: RequestContext, kind: Kind, key: ObjectKey, subresource?: Subresource): Frozen<AnyObject> {
+  get(ctx: RequestContext, kind: Kind, key: ObjectKey, subresource?: Subresource): Frozen<AnyObject> {
+    if (ctx.resourceVersion) this.#notFromTheFuture(parseRevision(ctx.resourceVersion));
     const o = this.#give(this.#need(kind, key));
     return subresource === 'scale' ? deepFreeze(scaleOf(kind, o)) : o;
   }
@@ -170,8 +171,10 @@ export class Registry implements RegistryVerbs {
     if (!rv) return;
     const revision = parseRevision(rv);
     this.#notFromTheFuture(revision);
-    if (match === 'Exact' && revision !== this.#store.revision)
-      throw new ApiError('Expired', `The provided resource version ${rv} is not kept any more: list anew.`);
+    // A page of a list at a revision means that one, for clients older than resourceVersionMatch.
+    const exact = match === 'Exact' || (!match && query.limit && revision > 0);
+    if (exact && revision !== this.#store.revision)
+      throw new ApiError('Expired', 'The resourceVersion for the provided list is too old.');
   }
 
   #notFromTheFuture(revision: number): void {
@@ -204,7 +207,8 @@ export class Registry implements RegistryVerbs {
       source: this.#store.watch(prefix, from),
       initial,
       initialRevision: from,
-      endOfInitial: query.sendInitialEvents === true,
+      // The end is told by a bookmark, so only to those who want bookmarks.
+      endOfInitial: query.sendInitialEvents === true && query.allowWatchBookmarks === true,
       bookmarks: query.allowWatchBookmarks === true,
       kind,
       clock: this.#clock,
@@ -319,9 +323,14 @@ export class Registry implements RegistryVerbs {
         'UnsupportedMediaType',
         `the body of the request was in an unknown format - accepted media types include: ${Object.keys(apply).join(', ')}`,
       );
+    const strictError = (texts: string[]) =>
+      invalidObject({ kind: '', group: '' }, '', [
+        invalid('patch', JSON.stringify(body), `strict decoding error: ${texts.join(', ')}`),
+      ]);
     return this.#change(ctx, kind, key, subresource, (current) => {
       const view = subresource === 'scale' ? scaleOf(kind, current) : current;
-      return { wanted: this.#decode(ctx, kind, run(deepCopy(view) as Plain), subresource) };
+      const patched = run(deepCopy(view) as Plain);
+      return { wanted: this.#decode(ctx, kind, patched, subresource, strictError) };
     });
   }
 
@@ -335,6 +344,8 @@ export class Registry implements RegistryVerbs {
   ): Promise<{ object: Frozen<AnyObject>; created: boolean }> {
     const manager = this.#manager(ctx, kind, subresource, 'Apply');
     if (!manager) throw badRequest('an apply needs a field manager');
+    if (ctx.duplicates?.length && ctx.fieldValidation === 'Strict')
+      throw badRequest(`error strict decoding patch: ${ctx.duplicates.join(', ')}`);
     const config = this.#decodeApplied(ctx, kind, key, body, subresource);
     const lay = (live: AnyObject, entries?: ObjectMeta['managedFields']): Applied =>
       apply(this.#write(kind, subresource), entries, live, config, manager, force);
@@ -361,6 +372,7 @@ export class Registry implements RegistryVerbs {
           throw badRequest(
             `the name of the object (${key.name} based on URL) was undeterminable: name must be provided`,
           );
+        await ctx.checkCreate?.();
         const { object, owners } = lay({});
         const made = await this.#insert(ctx, kind, key.namespace, deepCopy(object), owners);
         return { object: made, created: true };
@@ -915,11 +927,17 @@ export class Registry implements RegistryVerbs {
   }
 
   /** `body` as an object of the kind: fields checked, its apiVersion and kind in place, metadata there. */
-  #decode(ctx: RequestContext, kind: Kind, body: unknown, subresource?: Subresource): AnyObject {
+  #decode(
+    ctx: RequestContext,
+    kind: Kind,
+    body: unknown,
+    subresource?: Subresource,
+    strictError?: (texts: string[]) => ApiError,
+  ): AnyObject {
     const o =
       subresource === 'scale'
-        ? decodeAs(ctx, body, 'Scale', 'autoscaling/v1', SCALE_SCHEMA)
-        : decodeAs(ctx, body, kind.kind, apiVersionOf(kind), kind.schema);
+        ? decodeAs(ctx, body, 'Scale', 'autoscaling/v1', SCALE_SCHEMA, strictError)
+        : decodeAs(ctx, body, kind.kind, apiVersionOf(kind), kind.schema, strictError);
     const meta = metaOf(o);
     delete meta.selfLink;
     return o;
@@ -1090,14 +1108,15 @@ function decodeAs(
   kind: string,
   apiVersion: string,
   schema: string,
+  strictError = (texts: string[]): ApiError =>
+    badRequest(
+      `${kind} in version ${JSON.stringify(apiVersion.replace(/^.*\//, ''))} cannot be handled as a ${kind}: strict decoding error: ${texts.join(', ')}`,
+    ),
 ): AnyObject {
   const { object, unknown } = decodeBody(body, kind, apiVersion, schema);
-  if (unknown.length && ctx.fieldValidation !== 'Ignore') {
-    const texts = unknown.map((f) => `unknown field ${JSON.stringify(f)}`);
-    if (ctx.fieldValidation === 'Strict')
-      throw badRequest(
-        `${kind} in version ${JSON.stringify(apiVersion.replace(/^.*\//, ''))} cannot be handled as a ${kind}: strict decoding error: ${texts.join(', ')}`,
-      );
+  const texts = [...(ctx.duplicates ?? []), ...unknown.map((f) => `unknown field ${JSON.stringify(f)}`)];
+  if (texts.length && ctx.fieldValidation !== 'Ignore') {
+    if (ctx.fieldValidation === 'Strict') throw strictError(texts);
     for (const t of texts) if (!ctx.warnings.includes(t)) ctx.warnings.push(t);
   }
   return object;
