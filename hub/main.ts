@@ -6,6 +6,9 @@ import type { Clock } from '../api/clock.js';
 import { allKinds } from '../api/kinds/index.js';
 import type { Log } from '../api/log.js';
 import { version } from '../api/version.js';
+import { RbacAuthorizer } from './auth/authorizer.js';
+import { bootstrapRbac } from './auth/bootstrap.js';
+import { accessGuard } from './auth/guard.js';
 import { Controllers } from './controllers/controllers.js';
 import { Api } from './http/api.js';
 import { HttpServer } from './http/server.js';
@@ -101,6 +104,11 @@ export class Hub {
     const informers = new Informers(client, clock, log);
     this.#running.push({ stop: () => informers.stop() });
 
+    await bootstrapRbac(client);
+    const authorizer = new RbacAuthorizer(informers);
+    registry.guards.push(accessGuard(authorizer));
+    await authorizer.start();
+
     const bus = await this.#bus(pki, log.child({ room: 'broker' }));
     const link = new HubLink({
       client,
@@ -116,6 +124,7 @@ export class Hub {
     const transpiler = await this.#run(new Transpiler(dataDir, { log: log.child({ room: 'images' }) }));
     const api = new Api({
       registry,
+      authorizer,
       clock,
       log: log.child({ room: 'http' }),
       streams: link,

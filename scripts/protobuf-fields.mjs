@@ -18,6 +18,9 @@ const definitions = await makeDefinitions();
 /** `io.k8s.api.core.v1` → its folder. */
 const folderOf = (pkg) => join(source, 'k8s.io', pkg.replace(/^io\.k8s\./, '').replaceAll('.', '/'));
 
+/** Fields whose name in the protobuf form is not the one in JSON. */
+const JSON_NAMES = { uID: 'uid' };
+
 const packages = new Map();
 /** Messages of a package (name → fields) and the JSON names of pointer fields of its structs. */
 function load(pkg) {
@@ -29,7 +32,7 @@ function load(pkg) {
   for (const [, name, body] of proto.matchAll(/^message (\w+) \{([\s\S]*?)^\}/gm)) {
     const fields = [
       ...body.matchAll(/^\s*(?:optional |repeated |required )?(map<[^>]+>|[\w.]+) (\w+) = (\d+);/gm),
-    ].map(([, type, field, number]) => ({ type, field, number: Number(number) }));
+    ].map(([, type, field, number]) => ({ type, field: JSON_NAMES[field] ?? field, number: Number(number) }));
     p.messages.set(name, fields);
   }
   for (const file of ['types.go', 'micro_time.go', 'time.go']) {

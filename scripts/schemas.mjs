@@ -32,6 +32,33 @@ const ROOTS = [
   ['V1RuntimeClass', 'io.k8s.api.node.v1', 'node.k8s.io', 'v1', 'RuntimeClass'],
   ['V1Deployment', 'io.k8s.api.apps.v1', 'apps', 'v1', 'Deployment'],
   ['V1ReplicaSet', 'io.k8s.api.apps.v1', 'apps', 'v1', 'ReplicaSet'],
+  ...['Role', 'ClusterRole', 'RoleBinding', 'ClusterRoleBinding'].map((kind) => [
+    `V1${kind}`,
+    'io.k8s.api.rbac.v1',
+    'rbac.authorization.k8s.io',
+    'v1',
+    kind,
+  ]),
+  [
+    'V1CertificateSigningRequest',
+    'io.k8s.api.certificates.v1',
+    'certificates.k8s.io',
+    'v1',
+    'CertificateSigningRequest',
+  ],
+  ...[
+    'SubjectAccessReview',
+    'SelfSubjectAccessReview',
+    'LocalSubjectAccessReview',
+    'SelfSubjectRulesReview',
+  ].map((kind) => [`V1${kind}`, 'io.k8s.api.authorization.v1', 'authorization.k8s.io', 'v1', kind]),
+  ...['TokenReview', 'SelfSubjectReview', 'TokenRequest'].map((kind) => [
+    kind === 'TokenRequest' ? 'AuthenticationV1TokenRequest' : `V1${kind}`,
+    'io.k8s.api.authentication.v1',
+    'authentication.k8s.io',
+    'v1',
+    kind,
+  ]),
   ['V1Scale', 'io.k8s.api.autoscaling.v1', 'autoscaling', 'v1', 'Scale'],
   ['V1Eviction', 'io.k8s.api.policy.v1', 'policy', 'v1', 'Eviction'],
   ['V1Status', META, '', 'v1', 'Status'],
@@ -46,12 +73,19 @@ const WITHOUT_LIST = new Set([
   'DeleteOptions',
   'WatchEvent',
   'PodTemplate',
+  'SubjectAccessReview',
+  'SelfSubjectAccessReview',
+  'LocalSubjectAccessReview',
+  'SelfSubjectRulesReview',
+  'TokenReview',
+  'SelfSubjectReview',
+  'TokenRequest',
 ]);
 
 /** What belongs to meta/v1 wherever it is found first. */
 const META_MODELS = new Set(
   `ObjectMeta ListMeta OwnerReference ManagedFieldsEntry LabelSelector LabelSelectorRequirement Status StatusDetails
-   StatusCause DeleteOptions Preconditions Condition WatchEvent`
+   StatusCause DeleteOptions Preconditions Condition WatchEvent FieldSelectorRequirement`
     .split(/\s+/)
     .map((n) => `V1${n}`),
 );
@@ -108,6 +142,7 @@ const LISTS = {
   'ObjectMeta.finalizers': [undefined, 'merge', 'set'],
   'DeploymentStatus.conditions': ['type', 'merge', 'map'],
   'ReplicaSetStatus.conditions': ['type', 'merge', 'map'],
+  'CertificateSigningRequestStatus.conditions': ['type', undefined, 'map', ['type']],
 };
 /** Objects with a patch strategy of their own. */
 const STRATEGIES = { 'DeploymentSpec.strategy': 'retainKeys' };
@@ -151,7 +186,7 @@ const CONSTANTS = {
   'io.k8s.apimachinery.pkg.runtime.RawExtension': { description: 'Any object.', type: 'object' },
 };
 
-const bare = (model) => model.replace(/^(?:CoreV1|EventsV1|V1)/, '');
+const bare = (model) => model.replace(/^(?:CoreV1|EventsV1|AuthenticationV1|RbacV1|V1)/, '');
 const ref = (name) => ({ $ref: `#/definitions/${name}` });
 
 /** Doc comments and required-ness of one model, from its .d.ts. */

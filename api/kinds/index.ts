@@ -5,10 +5,13 @@ import { leases } from './lease.js';
 import { namespaces } from './namespace.js';
 import { nodes } from './node.js';
 import { pods } from './pod.js';
+import { clusterRoleBindings, clusterRoles, roleBindings, roles } from './rbac.js';
 import { runtimeClasses } from './runtimeclass.js';
 import { deployments, replicaSets } from './workloads.js';
 
 export {
+  clusterRoleBindings,
+  clusterRoles,
   configMaps,
   deployments,
   events,
@@ -17,6 +20,8 @@ export {
   nodes,
   pods,
   replicaSets,
+  roleBindings,
+  roles,
   runtimeClasses,
   secrets,
   serviceAccounts,
@@ -35,4 +40,8 @@ export const allKinds: readonly Kind[] = [
   runtimeClasses,
   deployments,
   replicaSets,
+  roles,
+  roleBindings,
+  clusterRoles,
+  clusterRoleBindings,
 ] as unknown as readonly Kind[];

@@ -5,6 +5,7 @@ import type { Client } from '../client.js';
 import { EventRecorder } from '../events.js';
 import type { Informers } from '../informer.js';
 import { WorkQueue } from '../queue.js';
+import { aggregationLoop } from './aggregation.js';
 import { deploymentLoop } from './deployment.js';
 import { eventTtlLoop } from './eventttl.js';
 import { evictionLoop } from './eviction.js';
@@ -48,6 +49,7 @@ export class Controllers {
       eviction: evictionLoop,
       podgc: podGcLoop(o.keepEndedPods ?? 500),
       eventttl: eventTtlLoop,
+      aggregation: aggregationLoop,
     };
     const { client, informers, clock, log } = o;
     const ctx: Context = {

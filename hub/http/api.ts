@@ -1,9 +1,10 @@
 import type { Clock } from '../../api/clock.js';
 import type { Log } from '../../api/log.js';
 import { ApiError, badRequest } from '../../api/meta/errors.js';
+import { parseFieldSelector } from '../../api/meta/selector.js';
+import { type Attributes, type Authorizer, demand } from '../auth/attributes.js';
 import type { RegistryVerbs } from '../registry/api.js';
 import type { NodeStreams } from '../streams.js';
-import { authorize } from './auth.js';
 import { aggregatedDiscovery, discoveryDocuments, indexDocument } from './discovery.js';
 import { Encoder, formOf } from './encode.js';
 import {
@@ -30,6 +31,7 @@ export interface HealthCheck {
 
 export interface ApiOptions {
   registry: RegistryVerbs;
+  authorizer: Authorizer;
   clock: Clock;
   log: Log;
   /** Reaches into nodes for logs; without it `pods/log` answers ServiceUnavailable. */
@@ -99,21 +101,28 @@ export class Api {
     if (segments[0] === 'apis' && segments.length > 3) {
       return this.#resource(req, `${segments[1]}/${segments[2]}`, segments.slice(3), query);
     }
-    authorize(req.user, { verb: VERB_OF_PATH[req.method] ?? req.method.toLowerCase(), path });
+    this.#demand(req, { verb: VERB_OF_PATH[req.method] ?? req.method.toLowerCase(), path });
     return this.#limited(() => this.#document(req, `/${segments.join('/')}`, segments, query));
+  }
+
+  #demand(req: Request, what: Attributes): void {
+    demand(this.options.authorizer, req.user, what);
   }
 
   async #resource(req: Request, gv: string, segments: string[], query: URLSearchParams): Promise<Reply> {
     const target = this.#router.resolve(gv, segments);
     const call = callOf(req.method, target, query);
     const { kind, namespace, name, subresource } = target;
-    authorize(req.user, {
+    const looks = call.verb === 'list' || call.verb === 'watch';
+    const fieldSelector = looks ? (query.get('fieldSelector') ?? undefined) : undefined;
+    this.#demand(req, {
       verb: call.verb,
       resource: kind.plural,
       subresource,
       group: kind.group,
-      namespace,
-      name,
+      namespace: namespace ?? (kind.plural === 'namespaces' && kind.group === '' ? name : undefined),
+      name: name ?? (fieldSelector && nameIn(fieldSelector)),
+      fieldSelector,
     });
     if (!call.longRunning) return this.#limited(() => call.run(this.#backend, call, req));
 
@@ -198,6 +207,10 @@ export class Api {
     return textReply(200, query.has('verbose') ? `${lines.join('\n')}\n${endpoint} check passed\n` : 'ok');
   }
 }
+
+/** The one name that a field selector asks for: who may see that object may list and watch it. */
+const nameIn = (fieldSelector: string): string | undefined =>
+  parseFieldSelector(fieldSelector).find((t) => t.field === 'metadata.name' && t.equal)?.value;
 
 const HEALTH: ReadonlySet<string> = new Set(['healthz', 'livez', 'readyz']);
 

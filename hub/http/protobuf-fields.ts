@@ -20,9 +20,44 @@ io.k8s.api.apps.v1.ReplicaSetSpec: replicas? 1, minReadySeconds 4, selector? 2, 
 io.k8s.api.apps.v1.ReplicaSetStatus: replicas 1, fullyLabeledReplicas 2, readyReplicas 4,
   availableReplicas 5, terminatingReplicas? 7, observedGeneration 3, conditions 6
 io.k8s.api.apps.v1.RollingUpdateDeployment: maxUnavailable? 1, maxSurge? 2
+io.k8s.api.authentication.v1.BoundObjectReference: kind 1, apiVersion 2, name 3, uid 4
+io.k8s.api.authentication.v1.SelfSubjectReview: metadata 1, status 2
+io.k8s.api.authentication.v1.SelfSubjectReviewStatus: userInfo 1
+io.k8s.api.authentication.v1.TokenRequest: metadata 1, spec 2, status 3
+io.k8s.api.authentication.v1.TokenRequestSpec: audiences 1, expirationSeconds? 4, boundObjectRef? 3
+io.k8s.api.authentication.v1.TokenRequestStatus: token 1, expirationTimestamp 2
+io.k8s.api.authentication.v1.TokenReview: metadata 1, spec 2, status 3
+io.k8s.api.authentication.v1.TokenReviewSpec: token 1, audiences 2
+io.k8s.api.authentication.v1.TokenReviewStatus: authenticated 1, user 2, audiences 4, error 3
+io.k8s.api.authentication.v1.UserInfo: username 1, uid 2, groups 3, extra 4
+io.k8s.api.authorization.v1.FieldSelectorAttributes: rawSelector 1, requirements 2
+io.k8s.api.authorization.v1.LabelSelectorAttributes: rawSelector 1, requirements 2
+io.k8s.api.authorization.v1.LocalSubjectAccessReview: metadata 1, spec 2, status 3
+io.k8s.api.authorization.v1.NonResourceAttributes: path 1, verb 2
+io.k8s.api.authorization.v1.NonResourceRule: verbs 1, nonResourceURLs 2
+io.k8s.api.authorization.v1.ResourceAttributes: namespace 1, verb 2, group 3, version 4, resource 5,
+  subresource 6, name 7, fieldSelector? 8, labelSelector? 9
+io.k8s.api.authorization.v1.ResourceRule: verbs 1, apiGroups 2, resources 3, resourceNames 4
+io.k8s.api.authorization.v1.SelfSubjectAccessReview: metadata 1, spec 2, status 3
+io.k8s.api.authorization.v1.SelfSubjectAccessReviewSpec: resourceAttributes? 1, nonResourceAttributes? 2
+io.k8s.api.authorization.v1.SelfSubjectRulesReview: metadata 1, spec 2, status 3
+io.k8s.api.authorization.v1.SelfSubjectRulesReviewSpec: namespace 1
+io.k8s.api.authorization.v1.SubjectAccessReview: metadata 1, spec 2, status 3
+io.k8s.api.authorization.v1.SubjectAccessReviewSpec: resourceAttributes? 1, nonResourceAttributes? 2,
+  user 3, groups 4, extra 5, uid 6
+io.k8s.api.authorization.v1.SubjectAccessReviewStatus: allowed 1, denied 4, reason 2, evaluationError 3
+io.k8s.api.authorization.v1.SubjectRulesReviewStatus: resourceRules 1, nonResourceRules 2, incomplete 3,
+  evaluationError 4
 io.k8s.api.autoscaling.v1.Scale: metadata 1, spec 2, status 3
 io.k8s.api.autoscaling.v1.ScaleSpec: replicas 1
 io.k8s.api.autoscaling.v1.ScaleStatus: replicas 1, selector 2
+io.k8s.api.certificates.v1.CertificateSigningRequest: metadata 1, spec 2, status 3
+io.k8s.api.certificates.v1.CertificateSigningRequestCondition: type 1, status 6, reason 2, message 3,
+  lastUpdateTime 4, lastTransitionTime 5
+io.k8s.api.certificates.v1.CertificateSigningRequestList: metadata 1, items 2
+io.k8s.api.certificates.v1.CertificateSigningRequestSpec: request 1, signerName 7, expirationSeconds? 8,
+  usages 5, username 2, uid 3, groups 4, extra 6
+io.k8s.api.certificates.v1.CertificateSigningRequestStatus: conditions 1, certificate 2
 io.k8s.api.coordination.v1.Lease: metadata 1, spec 2
 io.k8s.api.coordination.v1.LeaseList: metadata 1, items 2
 io.k8s.api.coordination.v1.LeaseSpec: holderIdentity? 1, leaseDurationSeconds? 2, acquireTime? 3,
@@ -262,8 +297,21 @@ io.k8s.api.node.v1.RuntimeClass: metadata 1, handler 2, overhead? 3, scheduling?
 io.k8s.api.node.v1.RuntimeClassList: metadata 1, items 2
 io.k8s.api.node.v1.Scheduling: nodeSelector 1, tolerations 2
 io.k8s.api.policy.v1.Eviction: metadata 1, deleteOptions? 2
+io.k8s.api.rbac.v1.AggregationRule: clusterRoleSelectors 1
+io.k8s.api.rbac.v1.ClusterRole: metadata 1, rules 2, aggregationRule? 3
+io.k8s.api.rbac.v1.ClusterRoleBinding: metadata 1, subjects 2, roleRef 3
+io.k8s.api.rbac.v1.ClusterRoleBindingList: metadata 1, items 2
+io.k8s.api.rbac.v1.ClusterRoleList: metadata 1, items 2
+io.k8s.api.rbac.v1.PolicyRule: verbs 1, apiGroups 2, resources 3, resourceNames 4, nonResourceURLs 5
+io.k8s.api.rbac.v1.Role: metadata 1, rules 2
+io.k8s.api.rbac.v1.RoleBinding: metadata 1, subjects 2, roleRef 3
+io.k8s.api.rbac.v1.RoleBindingList: metadata 1, items 2
+io.k8s.api.rbac.v1.RoleList: metadata 1, items 2
+io.k8s.api.rbac.v1.RoleRef: apiGroup 1, kind 2, name 3
+io.k8s.api.rbac.v1.Subject: kind 1, apiGroup 2, name 3, namespace 4
 io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions: gracePeriodSeconds? 1, preconditions? 2,
   orphanDependents? 3, propagationPolicy? 4, dryRun 5, ignoreStoreReadErrorWithClusterBreakingPotential? 6
+io.k8s.apimachinery.pkg.apis.meta.v1.FieldSelectorRequirement: key 1, operator 2, values 3
 io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector: matchLabels 1, matchExpressions 2
 io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelectorRequirement: key 1, operator 2, values 3
 io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta: selfLink 1, resourceVersion 2, continue 3,

@@ -191,6 +191,17 @@ const readNumber: Read = (r, wire) => {
   if (wire === 5) return r.fixed(4);
   throw malformed(`wire type ${wire} where a number must be`);
 };
+/** A list inside a map: a message whose one field is the list (authorization/v1 ExtraValue). */
+const readTexts: Read = (r, wire) => {
+  const m = r.message(wire);
+  const out: string[] = [];
+  while (!m.done()) {
+    const [n, w] = m.tag();
+    if (n === 1) out.push(m.bytes(w).toString('utf8'));
+    else m.skip(w);
+  }
+  return out;
+};
 const readBoolean: Read = (r, wire) => readNumber(r, wire, 0) !== 0;
 
 /** A small message as its fields by number, for the types that JSON has as one value. */
@@ -286,6 +297,7 @@ function compileCodec(): Codec {
       const message = compile(name, definitions[name]?.properties ?? {}, name);
       return (r, wire, depth) => readMessage(r.message(wire), message, {}, depth);
     }
+    if (p.type === 'array') return readTexts;
     if (p.type === 'integer' || p.type === 'number') return readNumber;
     if (p.type === 'boolean') return readBoolean;
     return p.format === 'byte' ? readBase64 : readText;

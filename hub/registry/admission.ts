@@ -5,9 +5,22 @@ import type { Kind } from '../../api/kinds/kind.js';
 import { ApiError, notFound, qualifiedResource } from '../../api/meta/errors.js';
 import { deepCopy, deepEqual } from '../../api/meta/json.js';
 import type { AnyObject, ObjectKey } from '../../api/meta/object.js';
+import type { RequestContext, Subresource } from './api.js';
 
 /** Reads another object; undefined when there is none. */
 export type Lookup = (kind: Kind, key: ObjectKey) => AnyObject | undefined;
+
+/** A write that is about to happen. `next` is what is stored after it (what is deleted, for a delete). */
+export interface GuardedWrite {
+  verb: 'create' | 'update' | 'delete';
+  kind: Kind;
+  subresource?: Subresource;
+  next: AnyObject;
+  current?: AnyObject;
+}
+
+/** Throws when who writes may not write this; asked on every write, after validation. */
+export type Guard = (ctx: RequestContext, write: GuardedWrite) => void;
 
 const forbid = (kind: Kind, name: string, why: string): ApiError =>
   new ApiError(

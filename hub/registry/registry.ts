@@ -27,7 +27,7 @@ import {
 } from '../../api/meta/selector.js';
 import type { Client, DeleteOptions, Frozen, Watcher } from '../client.js';
 import { Compacted, type Entry, RevisionConflict, type Store } from '../store/store.js';
-import { admitCreate, type Lookup } from './admission.js';
+import { admitCreate, type Guard, type Lookup } from './admission.js';
 import {
   type DeleteResult,
   type ListQuery,
@@ -99,6 +99,8 @@ interface Filter {
 /** The one writer of the cluster: defaults, validates, versions, admits; every verb for every kind. */
 export class Registry implements RegistryVerbs {
   readonly kinds = allKinds;
+  /** Asked about every write; added to by who knows users' rights. */
+  readonly guards: Guard[] = [];
   readonly #store: Store;
   readonly #clock: Clock;
   readonly #log: Log;
@@ -261,6 +263,7 @@ export class Registry implements RegistryVerbs {
       validateObjectMeta(meta, kind.namespaced, kind.validName),
       () => kind.validate?.(o) ?? [],
     );
+    for (const guard of this.guards) guard(ctx, { verb: 'create', kind, next: o });
     this.#checkSize(o, owners !== undefined);
     for (let attempt = 1; ; attempt++) {
       const key = { namespace: meta.namespace, name: meta.name! };
@@ -517,6 +520,7 @@ export class Registry implements RegistryVerbs {
           const sent = subresource ? undefined : wanted.metadata?.managedFields;
           const next = this.#merge(kind, current, wanted, subresource);
           this.#setOwners(ctx, kind, subresource, next, current, sent, owners);
+          for (const guard of this.guards) guard(ctx, { verb: 'update', kind, subresource, next, current });
           const answer = (o: AnyObject) => (subresource === 'scale' ? deepFreeze(scaleOf(kind, o)) : o);
           if (unchanged(next, current)) return answer(current);
           this.#checkSize(next, owners !== undefined);
@@ -693,6 +697,7 @@ export class Registry implements RegistryVerbs {
         for (let attempt = 1; ; attempt++) {
           const entry = this.#need(kind, key);
           const current = this.#give(entry);
+          for (const guard of this.guards) guard(ctx, { verb: 'delete', kind, next: current, current });
           this.#checkDeletePreconditions(kind, key.name, options, current.metadata!);
           const next = this.#markDeleted(kind, current, options);
           const gone = this.#mayGo(kind, next);

@@ -1,8 +1,12 @@
 import { type Clock, systemClock } from '../../api/clock.js';
 import { type Log, silentLog } from '../../api/log.js';
+import { RbacAuthorizer } from '../auth/authorizer.js';
+import { bootstrapRbac } from '../auth/bootstrap.js';
+import { accessGuard } from '../auth/guard.js';
 import { Api, type ApiOptions } from '../http/api.js';
 import type { User } from '../http/auth.js';
 import type { Reply, Request } from '../http/message.js';
+import { Informers } from '../informer.js';
 import { Registry, stampResourceVersion } from '../registry/registry.js';
 import { MemoryStore } from '../store/memory.js';
 
@@ -33,7 +37,12 @@ export async function testApi(options: Partial<ApiOptions> & { clock?: Clock; lo
   const store = new MemoryStore({ stamp: stampResourceVersion });
   await store.open();
   const registry = new Registry({ store, clock, log });
-  const api = new Api({ registry, clock, log, version: 'v1.36.0+coxswain0.1.0', ...options });
+  const informers = new Informers(registry.client(), clock, log);
+  const authorizer = new RbacAuthorizer(informers);
+  registry.guards.push(accessGuard(authorizer));
+  await bootstrapRbac(registry.client());
+  await authorizer.start();
+  const api = new Api({ registry, authorizer, clock, log, version: 'v1.36.0+coxswain0.1.0', ...options });
 
   const send = (url: string, r: TestRequest = {}): Promise<Reply> => {
     const signal = r.signal ?? new AbortController().signal;
@@ -56,6 +65,8 @@ export async function testApi(options: Partial<ApiOptions> & { clock?: Clock; lo
     store,
     registry,
     api,
+    informers,
+    authorizer,
     send,
     /** Sends and reads the whole body: not for watches that go on. */
     async call(url: string, r: TestRequest = {}): Promise<TestReply> {
