@@ -106,7 +106,7 @@ describe('rules', () => {
 it('aggregates the rules of the roles that are selected, each once', () => {
   const r = { verbs: ['get'], apiGroups: [''], resources: ['pods'] };
   const part = (name: string, on: boolean) => ({
-    metadata: { name, labels: on ? { x: 'y' } : {} },
+    metadata: { name, labels: { x: on ? 'y' : 'n' } },
     rules: [r],
   });
   const all = {

@@ -79,6 +79,8 @@ describe('documents', () => {
     for (const path of ['/healthz', '/livez', '/readyz']) {
       expect(await t.call(path, { user: ANONYMOUS })).toMatchObject({ status: 200, text: 'ok' });
     }
+    expect((await t.call('/readyz/ping', { user: ANONYMOUS })).status).toBe(403);
+    expect((await t.call('/readyz/ping')).text).toBe('ok');
     expect((await t.call('/livez?verbose')).text).toBe('[+]ping ok\n[+]store ok\nlivez check passed\n');
   });
 
