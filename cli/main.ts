@@ -1,11 +1,11 @@
 import { UsageError } from './flags.js';
-import { setV8Flags, V8_FLAGS } from './v8.js';
+import { collectWhenQuiet, useLittleMemory } from './v8.js';
 
 interface Command {
   usage: string;
   summary: string;
-  /** For commands that run on and on. */
-  v8?: readonly string[];
+  /** Runs on and on; `waits`: mostly waiting, on a device where memory counts more than speed. */
+  daemon?: 'serves' | 'waits';
   load(): Promise<(argv: string[]) => Promise<number>>;
 }
 
@@ -14,13 +14,13 @@ const COMMANDS: Record<string, Command> = {
   up: {
     usage: 'up [--data-dir DIR] [--api-port P] [--mqtt-port P] [--node-name N]',
     summary: 'a hub and one agent on this machine; Ctrl-C stops both',
-    v8: V8_FLAGS.small,
+    daemon: 'serves',
     load: async () => (await import('./up.js')).up,
   },
   hub: {
     usage: 'hub --data-dir DIR [--host ADDR] [--api-port P] [--mqtt-port P] [--broker URL]',
     summary: 'the Kubernetes API, scheduler, controllers and broker',
-    v8: V8_FLAGS.small,
+    daemon: 'serves',
     load: async () => (await import('./hub.js')).hub,
   },
   token: {
@@ -31,7 +31,7 @@ const COMMANDS: Record<string, Command> = {
   agent: {
     usage: 'agent --data-dir DIR [--join TOKEN] [--node-name N] [--label k=v]…',
     summary: 'runs pods on this device',
-    v8: V8_FLAGS.smallest,
+    daemon: 'waits',
     load: async () => (await import('./agent.js')).agent,
   },
   push: {
@@ -64,7 +64,8 @@ export async function main(argv: string[]): Promise<number> {
     return 2;
   }
   try {
-    setV8Flags(command.v8 ?? []);
+    if (command.daemon === 'waits') useLittleMemory();
+    if (command.daemon) collectWhenQuiet();
     return await (await command.load())(rest);
   } catch (e) {
     if (e instanceof UsageError) {

@@ -1,16 +1,41 @@
-import { setFlagsFromString } from 'node:v8';
+/** V8's memory in commands that run for months on small machines; figures in docs/decisions/0002. */
+import { getHeapStatistics, setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 
 /**
- * Flags of V8 for what runs for months on small machines; see docs/decisions/0002. They work only when set before the
- * heap has grown, so before a command's modules are loaded.
+ * For what mostly waits: the young generation stays at the 1 MB it starts with, instead of growing to 16, and there is
+ * no optimizing compiler. Works only before the heap has grown, so before a command's modules are loaded.
  */
-export const V8_FLAGS = {
-  /** The young generation stays at the 1 MB it starts with, instead of growing to 16. */
-  small: ['--semi-space-growth-factor=1'],
-  /** No optimizing compiler either: the interpreter and the baseline compiler do for what mostly waits. */
-  smallest: ['--semi-space-growth-factor=1', '--no-opt'],
-} as const;
+export function useLittleMemory(): void {
+  setFlagsFromString('--semi-space-growth-factor=1');
+  setFlagsFromString('--no-opt');
+}
 
-export function setV8Flags(flags: readonly string[]): void {
-  for (const flag of flags) setFlagsFromString(flag);
+/** Larger heaps are left alone: collecting them whole would hold up the event loop for too long. */
+const MAX_BYTES = 128 << 20;
+/** Growth since the last time that makes it worth the while: so many bytes and a tenth. */
+const MIN_GROWTH = 1 << 20;
+/** Share of the time that the event loop may have been busy. */
+const QUIET = 0.1;
+
+/**
+ * V8 collects only when more is allocated, so that what a burst of work leaves behind stays for as long as nothing
+ * happens afterwards. This looks every so often, in ms, and collects once it is quiet. Keeps no process alive.
+ */
+export function collectWhenQuiet(everyMs = 30_000): () => void {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  let last = 0;
+  let before = performance.eventLoopUtilization();
+  const timer = setInterval(() => {
+    const now = performance.eventLoopUtilization();
+    const { utilization } = performance.eventLoopUtilization(now, before);
+    before = now;
+    const used = getHeapStatistics().used_heap_size;
+    if (utilization > QUIET || used > MAX_BYTES || used < last * 1.1 + MIN_GROWTH) return;
+    collect();
+    last = getHeapStatistics().used_heap_size;
+  }, everyMs);
+  timer.unref();
+  return () => clearInterval(timer);
 }
