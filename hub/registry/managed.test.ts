@@ -141,6 +141,13 @@ describe('a creator', () => {
     ]);
   });
 
+  it('may name other owners', () => {
+    const sent = encodeOwners(afterCreate(write, pod({ labels: { a: '1', b: '1' } }), applier('other')));
+    const owners = afterCreate(write, pod({ labels: { a: '1' } }), updater('me'), sent);
+    expect(fieldsBy(owners, 'other')).toEqual(['.metadata.labels.b']);
+    expect(fieldsBy(owners, 'me')).toEqual(['.metadata.labels', '.metadata.labels.a']);
+  });
+
   it('shares equal sets in memory', () => {
     const one = () =>
       encodeOwners(
@@ -416,6 +423,15 @@ describe('the registry', () => {
     expect(changed.object.metadata!.managedFields![0]!.time).not.toBe(
       made.object.metadata!.managedFields![0]!.time,
     );
+  });
+
+  it('does not write for parts that only the server writes, or that are null', async () => {
+    const generated = { ...deployment('gen', 1), status: {} };
+    (generated.metadata as object as { creationTimestamp: null }).creationTimestamp = null;
+    const { object } = await put('me', generated);
+    await clock.advance(5000);
+    expect((await put('me', generated)).object).toEqual(object);
+    expect(object.metadata!.managedFields![0]!.fieldsV1).not.toHaveProperty('f:status');
   });
 
   it('writes nothing on a dry run', async () => {

@@ -181,6 +181,12 @@ export function encodeOwners(owners: Owners): ObjectMeta['managedFields'] {
   ) as ObjectMeta['managedFields'];
 }
 
+/** The same owners of the same fields, whenever they came to own them. */
+export function sameOwners(a: Entries | undefined, b: Entries | undefined): boolean {
+  const timeless = (entries: Entries | undefined) => entries?.map(({ time: _, ...e }) => e);
+  return deepEqual(timeless(a), timeless(b));
+}
+
 // ---- objects without what is nobody's
 
 /** The object as ownership sees it: managedFields are no field of it. */
@@ -272,9 +278,13 @@ export function afterUpdate(
   return same ? owners : capped(left);
 }
 
-/** Owners of a new object: all that is in it belongs to its creator. */
-export const afterCreate = (write: Write, created: AnyObject, manager: Manager): Owners =>
-  afterUpdate(write, new Map(), emptyOf(write.schema), created, manager);
+/** Owners of a new object: all that is in it belongs to its creator; others whom the creator names keep the rest. */
+export const afterCreate = (
+  write: Write,
+  created: AnyObject,
+  manager: Manager | undefined,
+  sent?: Entries,
+): Owners => afterUpdate(write, ownersOf(undefined, sent), emptyOf(write.schema), created, manager);
 
 function capped(owners: Map<string, Owner>): Owners {
   const updaters = [...owners].filter(([, o]) => o.operation === 'Update');
@@ -438,10 +448,7 @@ function laidOver(
   const { left, conflicts } = takeFromOthers(all, through(door, compare(seen, object, schema)), id);
   if (conflicts.size > 0 && !force)
     throw new Conflicts([...conflicts].map(([k, fields]) => ({ owner: all.get(k)!, fields })));
-  // An apply that changes nothing is no write: not even the time moves.
   if (mine.empty) left.delete(id);
-  else if (before?.fields.equals(mine) && before.apiVersion === manager.apiVersion && deepEqual(seen, object))
-    left.set(id, before);
   return { object, owners: left };
 }
 

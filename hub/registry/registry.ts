@@ -50,6 +50,7 @@ import {
   type Manager,
   type Owners,
   ownersOf,
+  sameOwners,
   shareFields,
   type Write,
 } from './managed.js';
@@ -245,6 +246,7 @@ export class Registry implements RegistryVerbs {
     delete meta.deletionTimestamp;
     delete meta.deletionGracePeriodSeconds;
     delete meta.generation;
+    const sent = meta.managedFields;
     delete meta.managedFields;
     meta.uid = randomUUID();
     meta.creationTimestamp = rfc3339(this.#clock.now());
@@ -253,7 +255,7 @@ export class Registry implements RegistryVerbs {
     if (generated) meta.name = this.#generateName(generated);
     kind.setDefaults?.(o);
     const manager = this.#manager(ctx, kind);
-    const managed = owners ?? (manager && afterCreate(this.#write(kind), o, manager));
+    const managed = owners ?? (manager && afterCreate(this.#write(kind), o, manager, sent));
     admitCreate(kind, o, this.#lookup);
     kind.prepareForCreate?.(o);
     if (managed?.size) meta.managedFields = encodeOwners(managed)!;
@@ -483,8 +485,12 @@ export class Registry implements RegistryVerbs {
       return after === before && !sent ? stored : encodeOwners(after);
     };
     const owned = entries();
-    // Equal ones stay one in memory.
-    if (owned) meta.managedFields = stored && deepEqual(owned, stored) ? stored : owned;
+    if (stored && sameOwners(owned, stored)) {
+      // A write that changes nothing is none, so the time does not move either; and equal entries are one in memory.
+      meta.managedFields = stored;
+      if (unchanged(next, current) || deepEqual(owned, stored)) return;
+    }
+    if (owned) meta.managedFields = owned;
     else delete meta.managedFields;
   }
 
