@@ -336,9 +336,9 @@ export class PodManager implements PodHost {
   async #housekeeping(): Promise<void> {
     this.#rounds++;
     await this.#rotateLogs();
+    await this.#checkUsage();
     if (this.#rounds % RELIST_EVERY === 0) {
       for (const o of this.#observers.values()) o.invalidate();
-      await this.#checkUsage();
       this.#changed(undefined);
       if (this.#desired)
         await this.#findStrays(new Set(this.#desired.pods.map((p) => p.metadata?.uid ?? '')));

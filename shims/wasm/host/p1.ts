@@ -184,12 +184,14 @@ export function preview1(options: P1Options): {
 
   function dirDescriptor(dir: Dir): Descriptor {
     const base = dir.readOnly ? DIR_RIGHTS & ~DIR_WRITES : DIR_RIGHTS;
+    // A file that is mounted by itself may be writable where its directory is not.
+    const inheritsWrites = !dir.readOnly || [...dir.files.values()].some((f) => !f.readOnly);
     return {
       kind: 'dir',
       fd: dir.fd,
       filetype: FILETYPE.directory,
       rights: base,
-      inheriting: dir.readOnly ? base | FILE_ANY | RIGHT['read']! : ALL_RIGHTS,
+      inheriting: inheritsWrites ? ALL_RIGHTS : base | FILE_ANY | RIGHT['read']!,
       flags: 0,
       position: undefined,
       dir,

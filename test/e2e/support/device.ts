@@ -131,6 +131,10 @@ export class Device {
     return this.until(`pod ${name} ${wanted}`, async () => {
       const p = await this.pod(name);
       if (p.status.phase === wanted) return p;
+      if (/Succeeded|Failed/.test(p.status.phase)) {
+        const { stdout } = await this.k.try('logs', name);
+        throw new Error(`${JSON.stringify(p.status)}\nits log:\n${stdout}`);
+      }
       throw new Error(JSON.stringify(p.status));
     });
   }
