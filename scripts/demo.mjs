@@ -171,9 +171,10 @@ step('What they log');
 for (const pod of pods)
   for (const { name } of pod.spec.containers) {
     const path = `/api/v1/namespaces/default/pods/${pod.metadata.name}/log?container=${name}&tailLines=5`;
-    const text = await until(`a log line of ${name}`, async () =>
-      String(await client.call('GET', path)).trim(),
-    );
+    const text = await until(`log lines of ${name}`, async () => {
+      const lines = String(await client.call('GET', path)).trim();
+      return lines.split('\n').length >= 3 && lines;
+    });
     for (const line of text.split('\n')) console.log(`${dim(`${pod.metadata.name}/${name}`)}  ${line}`);
   }
 
