@@ -6,7 +6,9 @@ import { type Context, ifThere, type Keys, type Reconcile } from './loop.js';
 
 /** Gives each ClusterRole with an aggregation rule the rules of those that it selects. */
 export function aggregationLoop(ctx: Context, keys: Keys): Reconcile {
-  const all = ctx.informers.of(clusterRoles).onChange(() => {
+  const all = ctx.informers.of(clusterRoles);
+  // Called at once for what is there already.
+  all.onChange(() => {
     // Any role may be a part of any other by its labels; there are few that aggregate.
     for (const r of all.values()) if (r.aggregationRule) keys.add(r.metadata!.name!);
   });
