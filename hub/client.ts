@@ -25,6 +25,14 @@ export type WatchEvent<T> =
   | { type: 'ADDED' | 'MODIFIED' | 'DELETED'; object: T }
   | { type: 'BOOKMARK'; object: KubeObject };
 
+/** The kinds that are served now: custom kinds come and go. */
+export interface KindTable {
+  /** Another array after every change; its order is that of discovery. */
+  readonly kinds: readonly Kind[];
+  /** Calls `listener` after every change. */
+  onKinds(listener: () => void): void;
+}
+
 /** Ends when `close` is called or when the watcher fell too far behind (then it throws ApiError 'Expired'). */
 export interface Watcher<T> extends AsyncIterable<WatchEvent<T>> {
   close(): void;

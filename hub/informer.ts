@@ -237,6 +237,14 @@ export class Informers {
     return informer as unknown as Informer<T>;
   }
 
+  /** Stops and forgets the informer of a kind that is served no more. */
+  async drop(kind: Kind<never>): Promise<void> {
+    const name = `${apiVersionOf(kind)}/${kind.plural}`;
+    const informer = this.#all.get(name);
+    this.#all.delete(name);
+    await informer?.stop();
+  }
+
   all(): IterableIterator<Informer<KubeObject>> {
     return this.#all.values();
   }

@@ -3,7 +3,6 @@ import { createServer } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import type { Clock } from '../api/clock.js';
-import { allKinds } from '../api/kinds/index.js';
 import type { Log } from '../api/log.js';
 import { version } from '../api/version.js';
 import { RbacAuthorizer } from './auth/authorizer.js';
@@ -20,6 +19,7 @@ import { EmbeddedBroker } from './link/embedded.js';
 import { ExternalBus } from './link/external.js';
 import { HubLink } from './link/link.js';
 import { createPki } from './pki/pki.js';
+import { CustomDefinitions } from './registry/custom/definitions.js';
 import { Registry, stampResourceVersion } from './registry/registry.js';
 import { Scheduler } from './scheduler/scheduler.js';
 import { MemoryStore } from './store/memory.js';
@@ -101,6 +101,10 @@ export class Hub {
     const registry = new Registry({ store, clock, log: log.child({ room: 'registry' }) });
     await registry.bootstrap();
     const client = registry.client();
+    // Before anything serves or watches kinds.
+    await this.#run(
+      new CustomDefinitions({ client, table: registry, clock, log: log.child({ room: 'registry' }) }),
+    );
     const informers = new Informers(client, clock, log);
     this.#running.push({ stop: () => informers.stop() });
 
@@ -152,7 +156,7 @@ export class Hub {
       informers,
       clock,
       log: log.child({ room: 'controllers' }),
-      kinds: allKinds,
+      kinds: registry,
       caPem: pki.caPem,
     });
     await this.#run(link);

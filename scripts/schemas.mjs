@@ -61,6 +61,13 @@ const ROOTS = [
   ]),
   ['V1Scale', 'io.k8s.api.autoscaling.v1', 'autoscaling', 'v1', 'Scale'],
   ['V1Eviction', 'io.k8s.api.policy.v1', 'policy', 'v1', 'Eviction'],
+  [
+    'V1CustomResourceDefinition',
+    'io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1',
+    'apiextensions.k8s.io',
+    'v1',
+    'CustomResourceDefinition',
+  ],
   ['V1Status', META, '', 'v1', 'Status'],
   ['V1DeleteOptions', META, '', 'v1', 'DeleteOptions'],
   ['V1WatchEvent', META, '', 'v1', 'WatchEvent'],
@@ -99,7 +106,12 @@ const QUANTITIES = new Set(
 );
 
 /** Free-form objects: `any` otherwise means RawExtension. */
+const JSON_SCHEMA = 'io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1';
 const SPECIAL = {
+  'JSONSchemaProps.items': `${JSON_SCHEMA}.JSONSchemaProps`,
+  'JSONSchemaProps.additionalProperties': `${JSON_SCHEMA}.JSONSchemaPropsOrBool`,
+  'JSONSchemaProps.default': `${JSON_SCHEMA}.JSON`,
+  'JSONSchemaProps.example': `${JSON_SCHEMA}.JSON`,
   'ManagedFieldsEntry.fieldsV1': `${META}.FieldsV1`,
   'WatchEvent.object': 'io.k8s.apimachinery.pkg.runtime.RawExtension',
 };
@@ -143,6 +155,7 @@ const LISTS = {
   'DeploymentStatus.conditions': ['type', 'merge', 'map'],
   'ReplicaSetStatus.conditions': ['type', 'merge', 'map'],
   'CertificateSigningRequestStatus.conditions': ['type', undefined, 'map', ['type']],
+  'CustomResourceDefinitionStatus.conditions': [undefined, undefined, 'map', ['type']],
 };
 /** Objects with a patch strategy of their own. */
 const STRATEGIES = { 'DeploymentSpec.strategy': 'retainKeys' };
@@ -184,6 +197,10 @@ const CONSTANTS = {
     type: 'object',
   },
   'io.k8s.apimachinery.pkg.runtime.RawExtension': { description: 'Any object.', type: 'object' },
+  'io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON': { description: 'Any JSON value.' },
+  'io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrBool': {
+    description: 'A schema, or true or false.',
+  },
 };
 
 const bare = (model) => model.replace(/^(?:CoreV1|EventsV1|AuthenticationV1|RbacV1|V1)/, '');

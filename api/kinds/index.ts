@@ -1,4 +1,5 @@
 import { configMaps, secrets, serviceAccounts } from './config.js';
+import { customResourceDefinitions } from './crd.js';
 import { events } from './event.js';
 import type { Kind } from './kind.js';
 import { leases } from './lease.js';
@@ -13,6 +14,7 @@ export {
   clusterRoleBindings,
   clusterRoles,
   configMaps,
+  customResourceDefinitions,
   deployments,
   events,
   leases,
@@ -44,4 +46,5 @@ export const allKinds: readonly Kind[] = [
   roleBindings,
   clusterRoles,
   clusterRoleBindings,
+  customResourceDefinitions,
 ] as unknown as readonly Kind[];

@@ -1,4 +1,5 @@
 import type { AnyObject, KubeObject } from '../meta/object.js';
+import type { Schema } from './schema.js';
 
 /** One wrong field: Kubernetes' `field.Error` (apimachinery util/validation/field). */
 export interface FieldError {
@@ -21,12 +22,22 @@ export interface FieldError {
 /** A column of the `Table` that kubectl prints (meta/v1 TableColumnDefinition). */
 export interface Column<T> {
   name: string;
-  type: 'string' | 'integer' | 'boolean' | 'date';
+  type: 'string' | 'integer' | 'number' | 'boolean' | 'date';
   format?: string;
   description?: string;
   /** 0 shows always; 1 shows with `-o wide`. */
   priority?: number;
   value(o: T, now: number): unknown;
+}
+
+/** What is different about a kind that a CustomResourceDefinition made. */
+export interface CustomParts {
+  /** Stands in for a generated definition; with descriptions. */
+  readonly schema: Schema;
+  /** Checks metadata and removes what the schema does not know, in place; returns the paths of what it removed. */
+  decode(body: Record<string, unknown>, what: string): string[];
+  /** A stored object as this version shows it. Frozen, like what it is given. */
+  view(stored: AnyObject): AnyObject;
 }
 
 /** One declaration per kind: every verb, format and tool works from it. */
@@ -47,9 +58,10 @@ export interface Kind<T extends KubeObject = AnyObject> {
   /** Has a `status` subresource: main writes keep status, status writes keep the rest. */
   readonly status: boolean;
   /** JSON paths for the `scale` subresource. */
-  readonly scale?: { specReplicas: string; statusReplicas: string; labelSelector: string };
+  readonly scale?: { specReplicas: string; statusReplicas: string; labelSelector?: string };
   /** Field selector label → value; `metadata.name` and `metadata.namespace` are always there. */
   readonly selectable: Readonly<Record<string, (o: T) => string>>;
+  readonly custom?: CustomParts;
   /** Counts changes of the spec in `metadata.generation`. */
   readonly generation?: boolean;
   /** What is wrong with a name; absent: a DNS-1123 subdomain is asked for. */
@@ -66,7 +78,8 @@ export interface Kind<T extends KubeObject = AnyObject> {
   prepareForUpdate?(o: T, old: T): void;
   /** In place, on top-level members of a shallow copy: what the first delete changes besides metadata. */
   prepareForDelete?(o: T): void;
-  validate?(o: T): FieldError[];
+  /** `old` is there on updates. */
+  validate?(o: T, old?: T): FieldError[];
   validateUpdate?(o: T, old: T): FieldError[];
 }
 

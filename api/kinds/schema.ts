@@ -59,6 +59,10 @@ export function fieldSchema(parent: Schema | undefined, field: string): Schema |
   return schema.additionalProperties;
 }
 
+/** The schema of a kind's objects: a generated definition, or what a CustomResourceDefinition says. */
+export const schemaOf = (kind: { schema: string; custom?: { schema: Schema } }): Schema =>
+  kind.custom?.schema ?? schemaNamed(kind.schema);
+
 export const schemaNamed = (name: string): Schema => ({ $ref: REF + name });
 
 /** Deepest nesting inside a free-form object. */
@@ -134,8 +138,10 @@ function free(v: unknown, depth: number): void {
   for (const x of Object.values(v)) free(x, depth + 1);
 }
 
+const APIEXTENSIONS = 'io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1';
+
 /** Definitions that are not structs: each checks its value and gives back the canonical form. */
-const SCALARS: Readonly<Record<string, (v: unknown, schema: Schema, at: Place) => unknown>> = {
+const SCALARS: Readonly<Record<string, (v: unknown, schema: Schema, at: Place, d: Decoding) => unknown>> = {
   'io.k8s.apimachinery.pkg.api.resource.Quantity': (v) => {
     const text = typeof v === 'string' || typeof v === 'number' ? v : '';
     try {
@@ -158,6 +164,12 @@ const SCALARS: Readonly<Record<string, (v: unknown, schema: Schema, at: Place) =
     free(v, 0);
     return v;
   },
+  [`${APIEXTENSIONS}.JSON`]: (v) => {
+    free(v, 0);
+    return v;
+  },
+  [`${APIEXTENSIONS}.JSONSchemaPropsOrBool`]: (v, _schema, at, d) =>
+    typeof v === 'boolean' ? v : decodeValue(v, schemaNamed(`${APIEXTENSIONS}.JSONSchemaProps`), at, d),
 };
 
 const INTEGER_LIMIT: Readonly<Record<string, number>> = { int32: 2 ** 31, int64: 2 ** 63 };
@@ -173,7 +185,7 @@ function decodeValue(v: unknown, schema: Schema, at: Place, d: Decoding): unknow
   const { schema: s, name } = resolve(schema);
   if (name) {
     const scalar = Object.hasOwn(SCALARS, name) ? SCALARS[name] : undefined;
-    if (scalar) return scalar(v, schema, at);
+    if (scalar) return scalar(v, schema, at, d);
     if (!isPlainObject(v)) throw wrongType(v, schema, at);
     decodeStruct(v, s, { ...at, struct: name.slice(name.lastIndexOf('.') + 1) }, d);
     return v;

@@ -1,7 +1,6 @@
 import type { Clock } from '../../api/clock.js';
-import type { Kind } from '../../api/kinds/kind.js';
 import type { Log } from '../../api/log.js';
-import type { Client } from '../client.js';
+import type { Client, KindTable } from '../client.js';
 import { EventRecorder } from '../events.js';
 import type { Informers } from '../informer.js';
 import { WorkQueue } from '../queue.js';
@@ -23,8 +22,8 @@ const CONCURRENCY = 4;
 export interface ControllersOptions {
   client: Client;
   informers: Informers;
-  /** Every kind that the API serves: for the garbage collector and for emptying namespaces. */
-  kinds: readonly Kind[];
+  /** The kinds that the API serves: for the garbage collector and for emptying namespaces. */
+  kinds: KindTable;
   clock: Clock;
   log: Log;
   /** The API's CA, for the ConfigMap `kube-root-ca.crt` of every namespace. */
@@ -42,8 +41,9 @@ export class Controllers {
     const loops: Record<string, LoopFactory> = {
       deployment: deploymentLoop,
       replicaset: replicaSetLoop,
-      namespace: namespaceLoop(o.kinds),
+      // Before the namespaces': it lets informers of kinds go that both of them use.
       garbage: garbageLoop(o.kinds),
+      namespace: namespaceLoop(o.kinds),
       serviceaccount: serviceAccountLoop(o.caPem),
       nodetaints: nodeTaintsLoop,
       eviction: evictionLoop,

@@ -2,9 +2,9 @@ import { events } from '../../api/kinds/index.js';
 import { apiVersionOf, type Kind } from '../../api/kinds/kind.js';
 import { isApiError } from '../../api/meta/errors.js';
 import type { AnyObject, ObjectKey } from '../../api/meta/object.js';
-import type { Frozen } from '../client.js';
+import type { Frozen, KindTable } from '../client.js';
 import type { Informer } from '../informer.js';
-import { type Context, ifThere, type Keys, type Reconcile } from './loop.js';
+import { type Context, ifThere, type Keys, onePerResource, type Reconcile } from './loop.js';
 
 /** Finalizers with which the API marks how a deletion treats dependents (meta/v1). */
 const ORPHAN = 'orphan';
@@ -20,22 +20,19 @@ interface Home {
  * Deletes objects whose owners are all gone, and ends foreground and orphaning deletions of owners once their
  * dependents are seen to. Keys: `<apiVersion>/<plural>|<object key>`.
  */
-export function garbageLoop(kinds: readonly Kind[]) {
+export function garbageLoop(table: KindTable) {
   return (ctx: Context, keys: Keys): Reconcile => {
     const { client, informers } = ctx;
     const homes = new Map<string, Home>();
     /** By apiVersion and kind, as owner references name them. */
     const byKind = new Map<string, Home>();
-    for (const kind of kinds) {
-      // Events own nothing and nobody owns them; they are too many to watch for nothing.
-      if (kind.plural === events.plural) continue;
+    const add = (kind: Kind): Home => {
       const all = informers
         .of(kind as Kind<AnyObject>)
         .index('owners', (o) => (o.metadata?.ownerReferences ?? []).map((r) => r.uid))
         .index('uid', (o) => [o.metadata!.uid!]);
       const home = { kind, all };
       homes.set(`${apiVersionOf(kind)}/${kind.plural}`, home);
-      byKind.set(`${apiVersionOf(kind)}|${kind.kind}`, home);
       const keyFor = (key: string) => `${apiVersionOf(kind)}/${kind.plural}|${key}`;
       all.onChange((key, now, before) => {
         if (now?.metadata?.ownerReferences?.length || marked(now, ORPHAN) || marked(now, FOREGROUND))
@@ -47,7 +44,31 @@ export function garbageLoop(kinds: readonly Kind[]) {
         } else if (now.metadata?.deletionTimestamp && !before?.metadata?.deletionTimestamp)
           queueDependents(now.metadata.uid!);
       });
-    }
+      return home;
+    };
+    const look = () => {
+      // Events own nothing and nobody owns them; they are too many to watch for nothing.
+      const kinds = table.kinds.filter((k) => k.plural !== events.plural);
+      const wanted = onePerResource(kinds);
+      for (const [name, { kind }] of homes) {
+        if (wanted.includes(kind)) continue;
+        homes.delete(name);
+        informers
+          .drop(kind)
+          .catch((err: unknown) => ctx.log.warn({ err, kind: kind.kind }, 'an informer did not stop'));
+      }
+      const ofResource = new Map<string, Home>();
+      for (const kind of wanted)
+        ofResource.set(
+          `${kind.group}/${kind.plural}`,
+          homes.get(`${apiVersionOf(kind)}/${kind.plural}`) ?? add(kind),
+        );
+      byKind.clear();
+      for (const k of kinds)
+        byKind.set(`${apiVersionOf(k)}|${k.kind}`, ofResource.get(`${k.group}/${k.plural}`)!);
+    };
+    look();
+    table.onKinds(look);
 
     function* dependents(uid: string): Generator<[Home, Obj]> {
       for (const home of homes.values()) for (const o of home.all.by('owners', uid)) yield [home, o];
@@ -154,9 +175,9 @@ export function garbageLoop(kinds: readonly Kind[]) {
 
     return async (key) => {
       const bar = key.indexOf('|');
-      const home = homes.get(key.slice(0, bar))!;
-      const o = home.all.get(key.slice(bar + 1));
-      if (!o) return;
+      const home = homes.get(key.slice(0, bar));
+      const o = home?.all.get(key.slice(bar + 1));
+      if (!home || !o) return;
       try {
         if (marked(o, ORPHAN)) await orphan(home, o);
         else if (marked(o, FOREGROUND)) await foreground(home, o);

@@ -1,4 +1,5 @@
 import type { Clock } from '../../api/clock.js';
+import type { Kind } from '../../api/kinds/kind.js';
 import type { Log } from '../../api/log.js';
 import { isApiError } from '../../api/meta/errors.js';
 import type { Client } from '../client.js';
@@ -30,6 +31,16 @@ export type Reconcile = (key: string) => Promise<Again>;
  * queue and returns what is to be done about each.
  */
 export type LoopFactory = (ctx: Context, keys: Keys) => Reconcile;
+
+/** One kind for every resource, whatever its versions: they all show the same objects. */
+export function onePerResource(kinds: readonly Kind[]): Kind[] {
+  const seen = new Map<string, Kind>();
+  for (const k of kinds) {
+    const name = `${k.group}/${k.plural}`;
+    if (!seen.has(name)) seen.set(name, k);
+  }
+  return [...seen.values()];
+}
 
 /** Swallows NotFound: what was to be deleted or noted on something is gone already. */
 export async function ifThere<T>(work: Promise<T>): Promise<T | undefined> {

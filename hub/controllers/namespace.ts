@@ -4,29 +4,38 @@ import { events, namespaces } from '../../api/kinds/index.js';
 import type { Kind } from '../../api/kinds/kind.js';
 import { isApiError, qualifiedResource } from '../../api/meta/errors.js';
 import { deepEqual } from '../../api/meta/json.js';
-import type { Frozen } from '../client.js';
-import { type Context, errorText, ifThere, type Keys, type Reconcile } from './loop.js';
+import type { Frozen, KindTable } from '../client.js';
+import { type Context, errorText, ifThere, type Keys, onePerResource, type Reconcile } from './loop.js';
 
 /** In case the last object goes away unnoticed. */
 const LOOK_AGAIN_MS = 5_000;
 
 /** Empties namespaces that are being deleted, of every kind, and then lets them go. */
-export function namespaceLoop(kinds: readonly Kind[]) {
+export function namespaceLoop(table: KindTable) {
   return (ctx: Context, keys: Keys): Reconcile => {
     const { client, informers, clock } = ctx;
     const all = informers.of(namespaces);
     all.onChange((key, now) => {
       if (now?.metadata?.deletionTimestamp) keys.add(key);
     });
-    const inside = kinds.filter((k) => k.namespaced);
-    for (const kind of inside) {
+    let inside: readonly Kind[] = [];
+    const watched = new Set<Kind>();
+    const watch = (kind: Kind) => {
       // Events come and go too often, and nobody waits for the last one.
-      if (kind.plural === events.plural) continue;
+      if (kind.plural === events.plural) return;
       informers.of(kind).onChange((_, now, before) => {
         const name = before?.metadata?.namespace;
         if (!now && name && all.get(name)?.metadata?.deletionTimestamp) keys.add(name);
       });
-    }
+    };
+    const look = () => {
+      inside = onePerResource(table.kinds).filter((k) => k.namespaced);
+      for (const kind of inside) if (!watched.has(kind)) watch(kind);
+      watched.clear();
+      for (const kind of inside) watched.add(kind);
+    };
+    look();
+    table.onKinds(look);
 
     return async (name) => {
       const ns = all.get(name);

@@ -1,4 +1,5 @@
 import type { Clock } from '../../api/clock.js';
+import type { Kind } from '../../api/kinds/kind.js';
 import type { Log } from '../../api/log.js';
 import { ApiError, badRequest } from '../../api/meta/errors.js';
 import { parseFieldSelector } from '../../api/meta/selector.js';
@@ -57,23 +58,37 @@ const VERB_OF_PATH: Readonly<Record<string, string>> = {
   DELETE: 'delete',
 };
 
+interface Served {
+  kinds: readonly Kind[];
+  router: Router;
+  openapi: OpenApi;
+  /** Discovery, by path, as JSON text. */
+  documents: Map<string, string>;
+}
+
 /** The API as a function from request to reply: authorization, routing, verbs. Knows nothing of sockets. */
 export class Api {
   readonly #backend: Backend;
-  readonly #router: Router;
-  readonly #openapi: OpenApi;
-  readonly #documents: Map<string, string>;
+  #served: Served | undefined;
   #inFlight = 0;
   #longRunning = 0;
 
   constructor(private readonly options: ApiOptions) {
     const { registry, clock, streams } = options;
     this.#backend = { registry, clock, streams, encoder: new Encoder(() => clock.now()) };
-    this.#router = new Router(registry.kinds);
-    this.#openapi = new OpenApi(registry.kinds, options.version);
-    this.#documents = discoveryDocuments(registry.kinds);
-    this.#documents.set('/version', versionDocument(options.version));
-    this.#documents.set('/', indexDocument(registry.kinds));
+  }
+
+  /** What depends on which kinds there are; made anew when they change. */
+  get #now(): Served {
+    const { registry, version } = this.options;
+    const { kinds } = registry;
+    if (this.#served?.kinds !== kinds) {
+      const documents = discoveryDocuments(kinds);
+      documents.set('/version', versionDocument(version));
+      documents.set('/', indexDocument(kinds));
+      this.#served = { kinds, router: new Router(kinds), openapi: new OpenApi(kinds, version), documents };
+    }
+    return this.#served;
   }
 
   /** Never rejects: whatever goes wrong is the reply. */
@@ -110,7 +125,7 @@ export class Api {
   }
 
   async #resource(req: Request, gv: string, segments: string[], query: URLSearchParams): Promise<Reply> {
-    const target = this.#router.resolve(gv, segments);
+    const target = this.#now.router.resolve(gv, segments);
     const call = callOf(req.method, target, query);
     const { kind, namespace, name, subresource } = target;
     const looks = call.verb === 'list' || call.verb === 'watch';
@@ -159,9 +174,9 @@ export class Api {
     }
     if (segments[0] === 'openapi') {
       if (!get) throw methodNotAllowed();
-      return this.#openapi.reply(path, req.headers);
+      return this.#now.openapi.reply(path, req.headers);
     }
-    const document = this.#documents.get(path);
+    const document = this.#now.documents.get(path);
     if (document === undefined) {
       if (segments[0] === 'api' || segments[0] === 'apis') throw noSuchResource();
       return textReply(404, '404 page not found\n');

@@ -33,8 +33,55 @@ const usedBy = (kinds: readonly Kind[], definitions: Definitions): string[] =>
     definitions,
   );
 
+/** The definitions of kinds that CustomResourceDefinitions made, and of their lists. */
+export function customDefinitions(kinds: readonly Kind[]): Definitions {
+  const out: Record<string, Schema> = {};
+  for (const k of kinds) {
+    if (!k.custom) continue;
+    out[k.schema] = k.custom.schema;
+    const { apiVersion, kind } = k.custom.schema.properties ?? {};
+    out[`${k.schema}List`] = {
+      description: `${k.kind}List is a list of ${k.kind}`,
+      type: 'object',
+      required: ['items'],
+      properties: {
+        ...(apiVersion ? { apiVersion } : {}),
+        ...(kind ? { kind } : {}),
+        items: {
+          description: `List of ${k.plural}.`,
+          type: 'array',
+          items: { $ref: REF + k.schema },
+        },
+        metadata: { description: 'Standard metadata of lists.', $ref: `${REF}${META}.ListMeta` },
+      },
+      'x-kubernetes-group-version-kind': [{ group: k.group, kind: `${k.kind}List`, version: k.version }],
+    };
+  }
+  return out;
+}
+
+/** What OpenAPI v2 cannot say of a custom kind, left out as Kubernetes does: clients of v2 would take it wrongly. */
+function toV2(schema: Schema): Schema {
+  const { oneOf, anyOf, allOf, not, nullable, ...said } = schema as Schema & Record<string, unknown>;
+  const { type, items, properties, additionalProperties, ...rest } = said;
+  if (nullable || (rest as Record<string, unknown>)['x-kubernetes-preserve-unknown-fields']) {
+    const root = rest['x-kubernetes-group-version-kind'] !== undefined;
+    return { ...rest, ...(root && type ? { type } : {}) };
+  }
+  return {
+    ...rest,
+    ...(type ? { type } : {}),
+    ...(items ? { items: toV2(items) } : {}),
+    ...(additionalProperties ? { additionalProperties: toV2(additionalProperties) } : {}),
+    ...(properties
+      ? { properties: Object.fromEntries(Object.entries(properties).map(([k, v]) => [k, toV2(v)])) }
+      : {}),
+  };
+}
+
 /** The OpenAPI v2 document of a set of kinds, from their declarations and the generated definitions. */
 export function openApiV2(kinds: readonly Kind[], definitions: Definitions, version: string): object {
+  const custom = new Set(kinds.filter((k) => k.custom).map((k) => k.schema));
   return {
     swagger: '2.0',
     info: { title: 'Kubernetes', version },
@@ -54,7 +101,12 @@ export function openApiV2(kinds: readonly Kind[], definitions: Definitions, vers
         },
       ]),
     ),
-    definitions: Object.fromEntries(usedBy(kinds, definitions).map((name) => [name, definitions[name]])),
+    definitions: Object.fromEntries(
+      usedBy(kinds, definitions).map((name) => [
+        name,
+        custom.has(name) ? toV2(definitions[name]!) : definitions[name],
+      ]),
+    ),
   };
 }
 
@@ -318,7 +370,7 @@ function pathsOf(
         description: `partially update the specified ${k.kind}`,
         query: [PRETTY, ...WRITE, FORCE],
         body: '',
-        bodyTypes: Object.values(PATCH_TYPES),
+        bodyTypes: Object.values(PATCH_TYPES).filter((t) => !k.custom || t !== PATCH_TYPES.strategic),
         answer: schema,
       }),
     ];

@@ -76,15 +76,19 @@ export class OpenApi {
     const paths: Record<string, { serverRelativeURL: string }> = {};
     for (const root of new Set(this.kinds.map(rootOf))) {
       const hash = createHash('sha256').update(build).update(root);
-      for (const k of this.kinds) if (rootOf(k) === root) hash.update(`${k.plural} ${k.schema} `);
+      for (const k of this.kinds)
+        if (rootOf(k) === root) {
+          hash.update(`${k.plural} ${k.schema} `);
+          if (k.custom) hash.update(JSON.stringify(k.custom.schema));
+        }
       paths[root] = { serverRelativeURL: `/openapi/v3/${root}?hash=${hash.digest('hex').toUpperCase()}` };
     }
     return JSON.stringify({ paths });
   }
 
   async #make(id: string): Promise<Document> {
-    const { openApiV2, openApiV3 } = await import('./openapi-documents.js');
-    const definitions = describedDefinitions();
+    const { customDefinitions, openApiV2, openApiV3 } = await import('./openapi-documents.js');
+    const definitions = { ...describedDefinitions(), ...customDefinitions(this.kinds) };
     let bytes: string | Buffer;
     if (id === 'v2-protobuf') {
       const { encodeOpenApiV2 } = await import('./openapi-protobuf.js');

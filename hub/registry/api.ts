@@ -1,6 +1,14 @@
 import type { Kind } from '../../api/kinds/kind.js';
 import type { AnyObject, ObjectKey } from '../../api/meta/object.js';
-import type { Client, DeleteOptions, Frozen, ListOptions, Watcher, WatchOptions } from '../client.js';
+import type {
+  Client,
+  DeleteOptions,
+  Frozen,
+  KindTable,
+  ListOptions,
+  Watcher,
+  WatchOptions,
+} from '../client.js';
 
 /** Who asks, and how: carried through every verb. */
 export interface RequestContext {
@@ -65,8 +73,7 @@ export interface DeleteResult {
 }
 
 /** All verbs for all kinds. Every method throws or rejects with ApiError and nothing else. Objects given out are frozen and shared. */
-export interface RegistryVerbs {
-  readonly kinds: readonly Kind[];
+export interface RegistryVerbs extends KindTable {
   /** The store's revision now, as a resourceVersion. */
   readonly resourceVersion: string;
   kindFor(group: string, version: string, plural: string): Kind | undefined;

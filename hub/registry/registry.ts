@@ -3,8 +3,8 @@ import type { Binding, Namespace, Pod } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
 import { rfc3339 } from '../../api/clock.js';
 import { allKinds, namespaces, pods, runtimeClasses } from '../../api/kinds/index.js';
-import { apiVersionOf, type FieldError, type Kind } from '../../api/kinds/kind.js';
-import { decode, schemaNamed } from '../../api/kinds/schema.js';
+import { apiVersionOf, type CustomParts, type FieldError, type Kind } from '../../api/kinds/kind.js';
+import { decode, schemaNamed, schemaOf } from '../../api/kinds/schema.js';
 import type { Log } from '../../api/log.js';
 import {
   ApiError,
@@ -99,13 +99,15 @@ interface Filter {
 
 /** The one writer of the cluster: defaults, validates, versions, admits; every verb for every kind. */
 export class Registry implements RegistryVerbs {
-  readonly kinds = allKinds;
+  /** Replaced, never changed: whoever keeps something made from it compares. */
+  kinds: readonly Kind[] = allKinds;
   /** Asked about every write; added to by who knows users' rights. */
   readonly guards: Guard[] = [];
   readonly #store: Store;
   readonly #clock: Clock;
   readonly #log: Log;
   readonly #byPath = new Map<string, Kind>();
+  readonly #kindListeners = new Set<() => void>();
   /** The last write under way for each key: the next one waits for it instead of losing the race. */
   readonly #writing = new Map<string, Promise<unknown>>();
   /** Copies with a resourceVersion for values of a store that does not stamp. */
@@ -117,7 +119,19 @@ export class Registry implements RegistryVerbs {
     this.#clock = clock;
     this.#log = log;
     this.#continuations = new Continuations(clock);
-    for (const k of allKinds) this.#byPath.set(`${k.group}/${k.version}/${k.plural}`, k);
+    this.setCustomKinds([]);
+  }
+
+  /** Serves these kinds besides the built-in ones. */
+  setCustomKinds(custom: readonly Kind[]): void {
+    this.kinds = custom.length ? [...allKinds, ...custom] : allKinds;
+    this.#byPath.clear();
+    for (const k of this.kinds) this.#byPath.set(`${k.group}/${k.version}/${k.plural}`, k);
+    for (const listener of this.#kindListeners) listener();
+  }
+
+  onKinds(listener: () => void): void {
+    this.#kindListeners.add(listener);
   }
 
   get resourceVersion(): string {
@@ -132,7 +146,7 @@ export class Registry implements RegistryVerbs {
 
   get(ctx: RequestContext, kind: Kind, key: ObjectKey, subresource?: Subresource): Frozen<AnyObject> {
     if (ctx.resourceVersion) this.#notFromTheFuture(parseRevision(ctx.resourceVersion));
-    const o = this.#give(this.#need(kind, key));
+    const o = this.#give(this.#need(kind, key), kind);
     return subresource === 'scale' ? deepFreeze(scaleOf(kind, o)) : o;
   }
 
@@ -151,7 +165,7 @@ export class Registry implements RegistryVerbs {
     const items: AnyObject[] = [];
     let i = start;
     for (; i < entries.length && (limit === 0 || items.length < limit); i++) {
-      const o = this.#give(entries[i]!);
+      const o = this.#give(entries[i]!, kind);
       if (all || this.#matches(kind, filter, o)) items.push(o);
     }
     const resourceVersion = String(revision);
@@ -201,7 +215,7 @@ export class Registry implements RegistryVerbs {
       const { entries, revision } = this.#store.list(prefix);
       initial = [];
       for (const e of entries) {
-        const o = this.#give(e);
+        const o = this.#give(e, kind);
         if (this.#matches(kind, filter, o)) initial.push(o);
       }
       from = revision;
@@ -216,7 +230,7 @@ export class Registry implements RegistryVerbs {
       kind,
       clock: this.#clock,
       matches: (o) => this.#matches(kind, filter, o),
-      give: (e) => this.#give(e),
+      give: (e) => this.#give(e, kind),
     });
   }
 
@@ -274,7 +288,7 @@ export class Registry implements RegistryVerbs {
           const there = this.#store.get(storeKey);
           if (there) throw alreadyExists(kind.plural, key.name, kind.group);
           if (ctx.dryRun) return deepFreeze(o);
-          return this.#give(await this.#store.create(storeKey, o));
+          return this.#give(await this.#store.create(storeKey, o), kind);
         });
       } catch (e) {
         const taken = e instanceof RevisionConflict || isApiError(e, 'AlreadyExists');
@@ -313,7 +327,7 @@ export class Registry implements RegistryVerbs {
     body: unknown,
     subresource?: Subresource,
   ): Promise<Frozen<AnyObject>> {
-    const schema = schemaNamed(subresource === 'scale' ? SCALE_SCHEMA : kind.schema);
+    const schema = subresource === 'scale' ? schemaNamed(SCALE_SCHEMA) : schemaOf(kind);
     const apply: Record<string, (target: Plain) => unknown> = {
       [PATCH_TYPES.json]: (target) => jsonPatch(target, body),
       [PATCH_TYPES.merge]: (target) => {
@@ -322,11 +336,13 @@ export class Registry implements RegistryVerbs {
       },
       [PATCH_TYPES.strategic]: (target) => strategicMergePatch(target, body, schema),
     };
+    // Merge keys are known for Kubernetes' own kinds only.
+    if (kind.custom && subresource !== 'scale') delete apply[PATCH_TYPES.strategic];
     const run = Object.hasOwn(apply, type) ? apply[type] : undefined;
     if (!run)
       throw new ApiError(
         'UnsupportedMediaType',
-        `the body of the request was in an unknown format - accepted media types include: ${Object.keys(apply).join(', ')}`,
+        `the body of the request was in an unknown format - accepted media types include: ${[...Object.keys(apply), PATCH_TYPES.apply].join(', ')}`,
       );
     const strictError = (texts: string[]) =>
       invalidObject({ kind: '', group: '' }, '', [
@@ -420,7 +436,7 @@ export class Registry implements RegistryVerbs {
           `the name of the object (${String(meta['name'])}) does not match the name on the URL (${key.name})`,
         );
     }
-    const wrong = problemsOf(body, schemaNamed(scale ? SCALE_SCHEMA : kind.schema));
+    const wrong = problemsOf(body, scale ? schemaNamed(SCALE_SCHEMA) : schemaOf(kind));
     if (wrong.length) {
       const name = `${key.namespace ?? ''}/${key.name}`;
       const text = wrong.length === 1 ? wrong[0] : `errors:\n  ${wrong.slice(0, 100).join('\n  ')}`;
@@ -502,7 +518,7 @@ export class Registry implements RegistryVerbs {
       main: kind.status ? (set) => set.without(status) : undefined,
     };
     return {
-      schema: schemaNamed(kind.schema),
+      schema: schemaOf(kind),
       door: doors[subresource ?? 'main'] ?? ((set) => set),
       time: rfc3339(this.#clock.now()),
     };
@@ -520,7 +536,7 @@ export class Registry implements RegistryVerbs {
       return await this.#serially(this.#key(kind, key), async () => {
         for (let attempt = 1; ; attempt++) {
           const entry = this.#need(kind, key);
-          const current = this.#give(entry);
+          const current = this.#give(entry, kind);
           const { wanted, owners } = make(current, attempt);
           this.#checkPreconditions(kind, key.name, wanted.metadata, current.metadata!);
           const sent = subresource ? undefined : wanted.metadata?.managedFields;
@@ -540,7 +556,7 @@ export class Registry implements RegistryVerbs {
               metaOf(next).resourceVersion = current.metadata!.resourceVersion!;
               return answer(deepFreeze(next));
             }
-            return answer(this.#give(await this.#store.update(entry.key, next, entry.revision)));
+            return answer(this.#give(await this.#store.update(entry.key, next, entry.revision), kind));
           } catch (e) {
             if (!(e instanceof RevisionConflict)) throw e;
             if (attempt >= MAX_ATTEMPTS) throw conflict(kind.plural, key.name, MODIFIED, kind.group);
@@ -559,6 +575,10 @@ export class Registry implements RegistryVerbs {
       const next: AnyObject = { ...current, metadata: { ...meta }, status: wanted['status'] };
       if (next['status'] === undefined) delete next['status'];
       delete metaOf(next).resourceVersion;
+      if (kind.custom) {
+        kind.setDefaults?.(next);
+        this.#validate(kind, meta.name ?? '', [], () => kind.validate?.(next, current) ?? []);
+      }
       return next;
     }
     let next = wanted;
@@ -587,9 +607,9 @@ export class Registry implements RegistryVerbs {
       kind,
       meta.name ?? '',
       [...validateObjectMeta(m, kind.namespaced, kind.validName), ...validateObjectMetaUpdate(m, meta)],
-      () => [...(kind.validate?.(next) ?? []), ...(kind.validateUpdate?.(next, current) ?? [])],
+      () => [...(kind.validate?.(next, current) ?? []), ...(kind.validateUpdate?.(next, current) ?? [])],
     );
-    if (kind.generation && !deepEqual(next['spec'], current['spec']))
+    if (kind.generation && !deepEqual(wishOf(kind, next), wishOf(kind, current)))
       m.generation = (meta.generation ?? 0) + 1;
     return next;
   }
@@ -665,14 +685,14 @@ export class Registry implements RegistryVerbs {
       return await this.#serially(this.#key(kind, key), async () => {
         for (let attempt = 1; ; attempt++) {
           const entry = this.#need(kind, key);
-          const current = this.#give(entry);
+          const current = this.#give(entry, kind);
           const next: AnyObject = { ...current, metadata: { ...current.metadata } };
           change(next, current);
           delete metaOf(next).resourceVersion;
           if (unchanged(next, current)) return current;
           if (ctx.dryRun) return deepFreeze(next);
           try {
-            return this.#give(await this.#store.update(entry.key, next, entry.revision));
+            return this.#give(await this.#store.update(entry.key, next, entry.revision), kind);
           } catch (e) {
             if (!(e instanceof RevisionConflict)) throw e;
             if (attempt >= MAX_ATTEMPTS) throw conflict(kind.plural, key.name, MODIFIED, kind.group);
@@ -702,7 +722,7 @@ export class Registry implements RegistryVerbs {
       return await this.#serially(this.#key(kind, key), async () => {
         for (let attempt = 1; ; attempt++) {
           const entry = this.#need(kind, key);
-          const current = this.#give(entry);
+          const current = this.#give(entry, kind);
           for (const guard of this.guards) guard(ctx, { verb: 'delete', kind, next: current, current });
           this.#checkDeletePreconditions(kind, key.name, options, current.metadata!);
           const next = this.#markDeleted(kind, current, options);
@@ -714,7 +734,7 @@ export class Registry implements RegistryVerbs {
               return { object: current, removed: true };
             }
             if (unchanged(next, current)) return { object: current, removed: false };
-            const object = this.#give(await this.#store.update(entry.key, next, entry.revision));
+            const object = this.#give(await this.#store.update(entry.key, next, entry.revision), kind);
             return { object, removed: false };
           } catch (e) {
             if (!(e instanceof RevisionConflict)) throw e;
@@ -875,7 +895,7 @@ export class Registry implements RegistryVerbs {
 
   readonly #lookup: Lookup = (kind, key) => {
     const entry = this.#store.get(this.#key(kind, key));
-    return entry && this.#give(entry);
+    return entry && this.#give(entry, kind);
   };
 
   #prefix(kind: Kind, namespace?: string): string {
@@ -898,8 +918,13 @@ export class Registry implements RegistryVerbs {
     return entry;
   }
 
-  /** The object of an entry, with its resourceVersion in it. */
-  #give(entry: Entry): AnyObject {
+  /** The object of an entry as its kind shows it, with its resourceVersion in it. */
+  #give(entry: Entry, kind: Kind): AnyObject {
+    const o = this.#stampedValue(entry);
+    return kind.custom ? kind.custom.view(o) : o;
+  }
+
+  #stampedValue(entry: Entry): AnyObject {
     const value = entry.value as AnyObject;
     const resourceVersion = String(entry.revision);
     if (value.metadata?.resourceVersion === resourceVersion) return value;
@@ -948,7 +973,7 @@ export class Registry implements RegistryVerbs {
     const o =
       subresource === 'scale'
         ? decodeAs(ctx, body, 'Scale', 'autoscaling/v1', SCALE_SCHEMA, strictError)
-        : decodeAs(ctx, body, kind.kind, apiVersionOf(kind), kind.schema, strictError);
+        : decodeAs(ctx, body, kind.kind, apiVersionOf(kind), kind.custom ?? kind.schema, strictError);
     const meta = metaOf(o);
     delete meta.selfLink;
     return o;
@@ -1063,6 +1088,13 @@ export class Registry implements RegistryVerbs {
   }
 }
 
+/** What counts in `metadata.generation`: of a custom kind everything that is not status, since nobody knows its form. */
+const wishOf = (kind: Kind, o: AnyObject): unknown => {
+  if (!kind.custom) return o['spec'];
+  const { metadata: _m, status, ...rest } = o;
+  return kind.status ? rest : { ...rest, status };
+};
+
 /** `0` for absent. */
 function positive(n: number | undefined, what: string): number {
   if (n === undefined) return 0;
@@ -1090,7 +1122,7 @@ function decodeBody(
   body: unknown,
   kind: string,
   apiVersion: string,
-  schema: string,
+  schema: string | CustomParts,
 ): { object: AnyObject; unknown: string[] } {
   if (!isPlainObject(body))
     throw badRequest(
@@ -1106,7 +1138,7 @@ function decodeBody(
     throw badRequest(
       `${String(given.kind).slice(0, 128)} in version ${JSON.stringify(apiVersion.replace(/^.*\//, ''))} cannot be handled as a ${kind}: the object is of another kind`,
     );
-  const unknown = decode(body, schema, what);
+  const unknown = typeof schema === 'string' ? decode(body, schema, what) : schema.decode(body, what);
   body['kind'] = kind;
   body['apiVersion'] = apiVersion;
   return { object: body as AnyObject, unknown };
@@ -1118,7 +1150,7 @@ function decodeAs(
   body: unknown,
   kind: string,
   apiVersion: string,
-  schema: string,
+  schema: string | CustomParts,
   strictError = (texts: string[]): ApiError =>
     badRequest(
       `${kind} in version ${JSON.stringify(apiVersion.replace(/^.*\//, ''))} cannot be handled as a ${kind}: strict decoding error: ${texts.join(', ')}`,

@@ -1,6 +1,7 @@
 import type { Kind } from '../../api/kinds/kind.js';
 import { notFound } from '../../api/meta/errors.js';
 import { invalid, invalidObject } from '../../api/meta/field-errors.js';
+import { isPlainObject } from '../../api/meta/json.js';
 import type { AnyObject } from '../../api/meta/object.js';
 import { formatSelector, requirementsOf } from '../../api/meta/selector.js';
 
@@ -21,7 +22,8 @@ const paths = (kind: Kind) => {
 export function scaleOf(kind: Kind, o: AnyObject): AnyObject {
   const { specReplicas, statusReplicas, labelSelector } = paths(kind);
   const { name, namespace, uid, resourceVersion, creationTimestamp } = o.metadata ?? {};
-  const selector = at(o, labelSelector);
+  const selector = labelSelector ? at(o, labelSelector) : undefined;
+  const text = typeof selector === 'string' ? selector : selector && formatSelector(requirementsOf(selector));
   return {
     kind: 'Scale',
     apiVersion: 'autoscaling/v1',
@@ -29,7 +31,7 @@ export function scaleOf(kind: Kind, o: AnyObject): AnyObject {
     spec: { replicas: at(o, specReplicas) ?? 0 },
     status: {
       replicas: at(o, statusReplicas) ?? 0,
-      ...(selector ? { selector: formatSelector(requirementsOf(selector)) } : {}),
+      ...(text ? { selector: text } : {}),
     },
   };
 }
@@ -42,7 +44,13 @@ export function setScale(kind: Kind, o: AnyObject, scale: AnyObject): void {
     throw invalidObject({ kind: 'Scale', group: 'autoscaling' }, o.metadata?.name ?? '', [
       invalid('spec.replicas', replicas, 'must be greater than or equal to 0'),
     ]);
-  const path = specReplicas.split('.');
+  const path = specReplicas.split('.').slice(1);
   const last = path.pop()!;
-  (at(o, path.join('.')) as Record<string, unknown>)[last] = replicas;
+  let parent: Record<string, unknown> = o;
+  for (const key of path) {
+    // A custom object may have left out what is on the way.
+    if (!isPlainObject(parent[key])) parent[key] = {};
+    parent = parent[key] as Record<string, unknown>;
+  }
+  parent[last] = replicas;
 }

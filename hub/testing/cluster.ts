@@ -1,6 +1,6 @@
 import type { Pod, PodStatus } from 'kubernetes-types/core/v1.js';
 import { rfc3339 } from '../../api/clock.js';
-import { allKinds, nodes, pods } from '../../api/kinds/index.js';
+import { nodes, pods } from '../../api/kinds/index.js';
 import type { Kind } from '../../api/kinds/kind.js';
 import { silentLog } from '../../api/log.js';
 import { ApiError, isApiError } from '../../api/meta/errors.js';
@@ -67,7 +67,7 @@ export class Cluster {
     this.controllers = new Controllers({
       client,
       informers: this.#informers,
-      kinds: allKinds,
+      kinds: this.registry,
       clock,
       log: silentLog,
       caPem: 'PEM',
@@ -92,7 +92,7 @@ export class Cluster {
     this.controllers = new Controllers({
       client,
       informers: this.#informers,
-      kinds: allKinds,
+      kinds: this.registry,
       clock,
       log: silentLog,
       caPem: 'PEM',

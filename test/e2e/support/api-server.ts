@@ -5,6 +5,7 @@ import { systemClock } from '../../../api/clock.js';
 import { silentLog } from '../../../api/log.js';
 import { HttpServer, type HttpServerOptions } from '../../../hub/http/server.js';
 import { createPki } from '../../../hub/pki/pki.js';
+import { CustomDefinitions } from '../../../hub/registry/custom/definitions.js';
 import type { NodeStreams } from '../../../hub/streams.js';
 import { testApi } from '../../../hub/testing/api.js';
 
@@ -12,6 +13,13 @@ import { testApi } from '../../../hub/testing/api.js';
 export async function startApiServer(options: { streams?: NodeStreams } & Partial<HttpServerOptions> = {}) {
   const dir = await mkdtemp(join(tmpdir(), 'cox-api-'));
   const { registry, store, api } = await testApi({ streams: options.streams });
+  const definitions = new CustomDefinitions({
+    client: registry.client(),
+    table: registry,
+    clock: systemClock,
+    log: silentLog,
+  });
+  await definitions.start();
   const pki = await createPki(dir, { localHosts: () => [] });
   const server = new HttpServer({
     api,
@@ -40,6 +48,7 @@ export async function startApiServer(options: { streams?: NodeStreams } & Partia
     kubeconfig,
     async stop() {
       await server.stop();
+      await definitions.stop();
       await store.close();
       await rm(dir, { recursive: true, force: true });
     },

@@ -1,0 +1,211 @@
+import { jsonPath } from '../../../api/custom/jsonpath.js';
+import { type JsonSchema, prune, validateValue, withDefaults } from '../../../api/custom/schema.js';
+import { ageColumn, column, nameColumn } from '../../../api/kinds/columns.js';
+import type { CustomResourceDefinition } from '../../../api/kinds/crd.js';
+import type { Column, CustomParts, FieldError, Kind } from '../../../api/kinds/kind.js';
+import { decode, type Schema, schemaNamed } from '../../../api/kinds/schema.js';
+import { since } from '../../../api/meta/duration.js';
+import { ApiError, badRequest } from '../../../api/meta/errors.js';
+import { deepFreeze, isPlainObject } from '../../../api/meta/json.js';
+import type { AnyObject } from '../../../api/meta/object.js';
+import type { Frozen } from '../../client.js';
+
+type Definition = Frozen<CustomResourceDefinition>;
+type Version = Definition['spec']['versions'][number];
+
+const OBJECT_META = 'io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta';
+const OBJECT_FIELDS = (): Record<string, Schema> => ({
+  apiVersion: {
+    type: 'string',
+    description:
+      'The version of the schema of this object, e.g. apps/v1. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources',
+  },
+  kind: {
+    type: 'string',
+    description:
+      'What this object is, in CamelCase. Cannot be updated. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds',
+  },
+  metadata: { description: 'Standard metadata of objects.', ...schemaNamed(OBJECT_META) },
+});
+
+/** A structural schema in the form in which built-in kinds have theirs. */
+function publish(s: JsonSchema, root = false): Schema {
+  const { properties, additionalProperties, items, ...rest } = s;
+  const fields = properties
+    ? Object.fromEntries(Object.entries(properties).map(([k, p]) => [k, publish(p)]))
+    : undefined;
+  const object = root || s['x-kubernetes-embedded-resource'];
+  return {
+    ...(rest as Schema),
+    ...(items ? { items: publish(items) } : {}),
+    ...(isPlainObject(additionalProperties)
+      ? { additionalProperties: publish(additionalProperties as JsonSchema) }
+      : additionalProperties === true
+        ? { additionalProperties: {} }
+        : {}),
+    ...(fields || object ? { properties: { ...fields, ...(object ? OBJECT_FIELDS() : {}) } } : {}),
+  };
+}
+
+/** A cell of a column that has a JSON path (apiextensions tableconvertor). */
+function cellOf(type: string, found: unknown[], now: number): unknown {
+  const [v] = found;
+  if (v === undefined || v === null) return null;
+  switch (type) {
+    case 'integer':
+      return typeof v === 'number' ? Math.trunc(v) : null;
+    case 'number':
+      return typeof v === 'number' ? v : null;
+    case 'boolean':
+      return typeof v === 'boolean' ? v : null;
+    case 'date':
+      return typeof v === 'string' && !Number.isNaN(Date.parse(v)) ? since(v, now) : '<invalid>';
+    default:
+      return typeof v === 'object' ? JSON.stringify(v) : String(v);
+  }
+}
+
+function columnsOf(v: Version): Column<AnyObject>[] {
+  const declared = v.additionalPrinterColumns ?? [];
+  const age = { ...ageColumn, type: 'date' } as Column<AnyObject>;
+  if (declared.length === 0) return [nameColumn as Column<AnyObject>, age];
+  return [
+    nameColumn as Column<AnyObject>,
+    ...declared.map((c) => {
+      const path = jsonPath(c.jsonPath);
+      const about = c.description || `Custom resource definition column (in JSONPath format): ${c.jsonPath}`;
+      return {
+        ...column<AnyObject>(
+          c.name,
+          c.type as Column<AnyObject>['type'],
+          about,
+          (o, now) => cellOf(c.type, path(o), now),
+          c.priority,
+        ),
+        ...(c.format ? { format: c.format } : {}),
+      };
+    }),
+  ];
+}
+
+function selectableOf(v: Version): Record<string, (o: AnyObject) => string> {
+  return Object.fromEntries(
+    (v.selectableFields ?? []).map(({ jsonPath: text }) => {
+      const path = jsonPath(text);
+      return [text.replace(/^\./, ''), (o: AnyObject) => String(path(o)[0] ?? '')];
+    }),
+  );
+}
+
+/**
+ * One version of the kind that a CustomResourceDefinition makes. It stays the same object as long as the definition is
+ * there, so that whoever holds it works by the newest schema.
+ */
+export class CustomKind implements Kind {
+  readonly group: string;
+  readonly version: string;
+  readonly kind: string;
+  readonly plural: string;
+  readonly namespaced: boolean;
+  readonly schema: string;
+  readonly generation = true;
+  singular = '';
+  shortNames: readonly string[] = [];
+  categories: readonly string[] = [];
+  columns: readonly Column<AnyObject>[] = [];
+  status = false;
+  scale: Kind['scale'];
+  selectable: Kind['selectable'] = {};
+  custom!: CustomParts;
+  #schema: JsonSchema = {};
+  #terminating = false;
+
+  constructor(crd: Definition, version: Version) {
+    const { group, names, scope } = crd.spec;
+    this.group = group;
+    this.version = version.name;
+    this.kind = names.kind;
+    this.plural = names.plural;
+    this.namespaced = scope === 'Namespaced';
+    this.schema = `${group.split('.').reverse().join('.')}.${version.name}.${names.kind}`;
+    this.update(crd, version);
+  }
+
+  /** Takes over what a definition says now. */
+  update(crd: Definition, version: Version): void {
+    const accepted = crd.status?.acceptedNames ?? crd.spec.names;
+    this.singular = accepted.singular ?? this.kind.toLowerCase();
+    this.shortNames = accepted.shortNames ?? [];
+    this.categories = accepted.categories ?? [];
+    this.columns = columnsOf(version);
+    this.selectable = selectableOf(version);
+    const { status, scale } = version.subresources ?? {};
+    this.status = status !== undefined;
+    this.scale = scale && {
+      specReplicas: scale.specReplicasPath,
+      statusReplicas: scale.statusReplicasPath,
+      ...(scale.labelSelectorPath ? { labelSelector: scale.labelSelectorPath } : {}),
+    };
+    this.#terminating = crd.metadata?.deletionTimestamp !== undefined;
+    const schema = version.schema?.openAPIV3Schema as JsonSchema | undefined;
+    if (this.custom && schema === this.#schema) return;
+    this.#schema = schema ?? { type: 'object', 'x-kubernetes-preserve-unknown-fields': true };
+    this.custom = this.#parts(this.#schema);
+  }
+
+  #parts(schema: JsonSchema): CustomParts {
+    const apiVersion = `${this.group}/${this.version}`;
+    const gvk = { group: this.group, kind: this.kind, version: this.version };
+    const views = new WeakMap<AnyObject, AnyObject>();
+    let published: Schema | undefined;
+    return {
+      get schema() {
+        published ??= { ...publish(schema, true), 'x-kubernetes-group-version-kind': [gvk] };
+        return published;
+      },
+      decode(body, what) {
+        const { metadata } = body;
+        let unknown: string[] = [];
+        if (metadata === null) delete body['metadata'];
+        else if (metadata !== undefined) {
+          if (!isPlainObject(metadata))
+            throw badRequest(
+              `${what}: json: cannot unmarshal ${typeof metadata} into Go struct field .metadata of type v1.ObjectMeta`,
+            );
+          unknown = decode(metadata, OBJECT_META, what).map((f) => `metadata.${f}`);
+        }
+        return [...unknown, ...prune(body, schema)];
+      },
+      view(stored) {
+        let view = views.get(stored);
+        if (!view) {
+          view = withDefaults(stored, schema) as AnyObject;
+          if (view.apiVersion !== apiVersion) view = { ...view, apiVersion };
+          if (view !== stored) deepFreeze(view);
+          views.set(stored, view);
+        }
+        return view;
+      },
+    };
+  }
+
+  setDefaults(o: AnyObject): void {
+    const full = withDefaults(o, this.#schema) as AnyObject;
+    if (full === o) return;
+    for (const key of Object.keys(o)) if (!Object.hasOwn(full, key)) delete o[key];
+    Object.assign(o, full);
+  }
+
+  prepareForCreate(o: AnyObject): void {
+    if (this.#terminating)
+      throw new ApiError(
+        'MethodNotAllowed',
+        'create not allowed while custom resource definition is terminating',
+      );
+    if (this.status) delete o['status'];
+  }
+
+  validate(o: AnyObject, old?: AnyObject): FieldError[] {
+    return validateValue(o, this.#schema, '', old);
+  }
+}
