@@ -204,8 +204,8 @@ const EMBEDDED = new Set(
 /** What an object of the schema has before anything is in it; creators do not own these parts themselves. */
 export function emptyOf(schema: Schema): AnyObject {
   const { schema: s, name } = resolve(schema);
-  // Kinds that a user defines have no Go type.
-  if (name !== undefined && !name.startsWith('io.k8s.')) return {};
+  // What users define has no Go type.
+  if (!name?.startsWith('io.k8s.')) return {};
   const out: Record<string, unknown> = {};
   for (const [key, property] of Object.entries(s.properties ?? {})) {
     const { schema: type } = resolve(property);

@@ -615,6 +615,37 @@ describe('list', () => {
     expect(names(other.list(ctx(), K(configMaps), { ...q, continue: token }))).toBe('c3 c31 c4');
   });
 
+  it('takes a revision for the one to show, or for the oldest one, as it was meant', async () => {
+    const old = registry.resourceVersion;
+    await make({ metadata: { name: 'late' } }, configMaps);
+    const now = registry.resourceVersion;
+    const list = (q: object) => registry.list(ctx(), K(configMaps), { namespace: 'default', ...q });
+    expect(names(list({ resourceVersion: old }))).toContain('late');
+    expect(names(list({ resourceVersion: old, resourceVersionMatch: 'NotOlderThan', limit: 99 }))).toContain(
+      'late',
+    );
+    expect(names(list({ resourceVersion: now, resourceVersionMatch: 'Exact' }))).toContain('late');
+    expect(names(list({ resourceVersion: now, limit: 99 }))).toContain('late');
+    expect(names(list({ resourceVersion: '0', limit: 99 }))).toContain('late');
+    for (const q of [{ resourceVersionMatch: 'Exact' }, { limit: 2 }]) {
+      const e = await failure(() => list({ resourceVersion: old, ...q }));
+      expect(e.toStatus()).toMatchObject({
+        code: 410,
+        reason: 'Expired',
+        message: 'The resourceVersion for the provided list is too old.',
+      });
+    }
+    const get = (resourceVersion: string) =>
+      registry.get(ctx({ resourceVersion }), K(configMaps), key('late')).metadata?.name;
+    expect(get('0') && get(old) && get(now)).toBe('late');
+    expect((await failure(() => get('999999'))).toStatus()).toMatchObject({
+      code: 504,
+      message: `Too large resource version: 999999, current: ${now}`,
+      details: { causes: [{ reason: 'ResourceVersionTooLarge' }] },
+    });
+    expect((await failure(() => get('x'))).code).toBe(400);
+  });
+
   it.each([
     { limit: -1 },
     { limit: 1.5 },
@@ -674,6 +705,13 @@ describe('watch', () => {
     expect(await take(w, 1)).toEqual(['ADDED b']);
     const s = registry.watch(ctx(), K(configMaps), { sendInitialEvents: true, allowWatchBookmarks: true });
     expect(await take(s, 3)).toEqual(['ADDED a', 'ADDED b', 'BOOKMARK']);
+    // The end is told to nobody who takes no bookmarks.
+    const t = registry.watch(ctx(), K(configMaps), { sendInitialEvents: true });
+    await make({ metadata: { name: 'c' } }, configMaps);
+    expect(await take(t, 3)).toEqual(['ADDED a', 'ADDED b', 'ADDED c']);
+    const u = registry.watch(ctx(), K(configMaps), { sendInitialEvents: false });
+    await make({ metadata: { name: 'd' } }, configMaps);
+    expect(await take(u, 1)).toEqual(['ADDED d']);
   });
 
   it('sends bookmarks when asked, between events and without losing one', async () => {
