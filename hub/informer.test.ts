@@ -47,6 +47,19 @@ describe('Informer', () => {
     await w.informers.stop();
   });
 
+  it('tells a listener that comes late what is there, once that one is made', async () => {
+    const w = await world();
+    await w.client.create(configMaps, cm('a'));
+    await w.informers.start();
+    const late: string[] = [];
+    // As the control loops do: the listener uses what the call gives back.
+    const informer = w.informer.onChange((key) => late.push(`${key} ${informer.get(key) !== undefined}`));
+    expect(late).toEqual([]);
+    await turn();
+    expect(late).toEqual(['default/a true']);
+    await w.informers.stop();
+  });
+
   it('keeps its indexes through changes and deletions', async () => {
     const w = await world();
     await w.client.create(configMaps, cm('a', { color: 'red' }));

@@ -92,8 +92,11 @@ export class Informer<T extends KubeObject> {
   /** Listeners added before `start` hear of every object. A listener that throws is logged and disturbs nobody. */
   onChange(listener: ChangeListener<T>): this {
     this.#listeners.push(listener);
-    // A latecomer is told what is there, as additions.
-    for (const [key, item] of this.#items) listener(key, item, undefined);
+    // A latecomer is told what is there, as additions; not at once, for it may still be in the middle of being made.
+    if (this.#items.size > 0)
+      queueMicrotask(() => {
+        for (const [key, item] of this.#items) this.#notify(listener, key, item, undefined);
+      });
     return this;
   }
 
@@ -196,15 +199,22 @@ export class Informer<T extends KubeObject> {
   }
 
   #tell(key: string, now: Frozen<T> | undefined, before: Frozen<T> | undefined): void {
-    for (const listener of this.#listeners) {
-      try {
-        listener(key, now, before);
-      } catch (e) {
-        this.log.error(
-          { kind: this.kind.kind, key, err: e instanceof Error ? e.stack : String(e) },
-          'change listener failed',
-        );
-      }
+    for (const listener of this.#listeners) this.#notify(listener, key, now, before);
+  }
+
+  #notify(
+    listener: ChangeListener<T>,
+    key: string,
+    now: Frozen<T> | undefined,
+    before: Frozen<T> | undefined,
+  ): void {
+    try {
+      listener(key, now, before);
+    } catch (e) {
+      this.log.error(
+        { kind: this.kind.kind, key, err: e instanceof Error ? e.stack : String(e) },
+        'change listener failed',
+      );
     }
   }
 
