@@ -17,7 +17,7 @@ import {
   statfsSync,
   writeFileSync,
 } from 'node:fs';
-import { lstat, opendir, rm, rmdir } from 'node:fs/promises';
+import { chmod, lstat, opendir, readdir, rm, rmdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Container, Pod, Volume } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
@@ -158,7 +158,7 @@ export class Volumes {
       const left = this.#mounter.below(dir);
       if (left.length > 0) throw new VolumeError(`still mounted: ${left.join(', ')}`);
     }
-    for (const dir of real) await rm(dir, { recursive: true, force: true });
+    for (const dir of real) await removeTree(dir);
     // The last pod takes the directory in memory along; any other outcome is as good.
     if (this.#memory) await rmdir(this.#memory).catch(() => {});
   }
@@ -272,4 +272,21 @@ export async function diskUsage(root: string): Promise<number> {
     }
   }
   return total;
+}
+
+/** Removes a tree without following links. A pod may have made directories of its own read-only; root does not mind, others must. */
+async function removeTree(dir: string): Promise<void> {
+  try {
+    await rm(dir, { recursive: true, force: true });
+  } catch (e) {
+    if ((e as NodeJS.ErrnoException).code !== 'EACCES') throw e;
+    await makeWritable(dir);
+    await rm(dir, { recursive: true, force: true });
+  }
+}
+
+async function makeWritable(dir: string): Promise<void> {
+  await chmod(dir, 0o700);
+  for (const e of await readdir(dir, { withFileTypes: true }))
+    if (e.isDirectory()) await makeWritable(join(dir, e.name));
 }
