@@ -8,6 +8,7 @@ import { version } from '../api/version.js';
 import { RbacAuthorizer } from './auth/authorizer.js';
 import { bootstrapRbac } from './auth/bootstrap.js';
 import { accessGuard } from './auth/guard.js';
+import { reviewAnswers } from './auth/reviews.js';
 import { Controllers } from './controllers/controllers.js';
 import { Api } from './http/api.js';
 import { HttpServer } from './http/server.js';
@@ -111,6 +112,7 @@ export class Hub {
     await bootstrapRbac(client);
     const authorizer = new RbacAuthorizer(informers);
     registry.guards.push(accessGuard(authorizer));
+    for (const [kind, answer] of reviewAnswers(authorizer, clock)) registry.answers.set(kind, answer);
     await authorizer.start();
 
     const bus = await this.#bus(pki, log.child({ room: 'broker' }));

@@ -7,6 +7,13 @@ import { namespaces } from './namespace.js';
 import { nodes } from './node.js';
 import { pods } from './pod.js';
 import { clusterRoleBindings, clusterRoles, roleBindings, roles } from './rbac.js';
+import {
+  localSubjectAccessReviews,
+  selfSubjectAccessReviews,
+  selfSubjectReviews,
+  selfSubjectRulesReviews,
+  subjectAccessReviews,
+} from './reviews.js';
 import { runtimeClasses } from './runtimeclass.js';
 import { deployments, replicaSets } from './workloads.js';
 
@@ -18,6 +25,7 @@ export {
   deployments,
   events,
   leases,
+  localSubjectAccessReviews,
   namespaces,
   nodes,
   pods,
@@ -26,7 +34,11 @@ export {
   roles,
   runtimeClasses,
   secrets,
+  selfSubjectAccessReviews,
+  selfSubjectReviews,
+  selfSubjectRulesReviews,
   serviceAccounts,
+  subjectAccessReviews,
 };
 
 /** Every kind that the API serves. A new kind is a declaration and a line here. */
@@ -47,4 +59,9 @@ export const allKinds: readonly Kind[] = [
   clusterRoles,
   clusterRoleBindings,
   customResourceDefinitions,
+  selfSubjectReviews,
+  subjectAccessReviews,
+  selfSubjectAccessReviews,
+  localSubjectAccessReviews,
+  selfSubjectRulesReviews,
 ] as unknown as readonly Kind[];

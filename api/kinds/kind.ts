@@ -52,6 +52,8 @@ export interface Kind<T extends KubeObject = AnyObject> {
   readonly shortNames: readonly string[];
   readonly categories: readonly string[];
   readonly namespaced: boolean;
+  /** What can be done with it where that is not everything: a question that is answered and never stored has `create`. */
+  readonly verbs?: readonly string[];
   /** Definition name in the generated OpenAPI, e.g. `io.k8s.api.core.v1.Pod`. */
   readonly schema: string;
   readonly columns: readonly Column<T>[];

@@ -314,4 +314,65 @@ describe('the API', () => {
       message: 'nodes "pi2" is forbidden: node "pi1" is not allowed to modify node "pi2"',
     });
   });
+
+  it('only who may impersonate acts as another', async () => {
+    const as = (who: User, headers: Record<string, string>, url = '/api/v1/namespaces/default/pods') =>
+      t.call(url, { user: who, headers });
+    const refused = await as(alice, { 'impersonate-user': 'root', 'impersonate-group': 'system:masters' });
+    expect(refused.status).toBe(403);
+    expect(refused.json().message).toBe(
+      'users "root" is forbidden: User "alice" cannot impersonate resource "users" in API group "" at the cluster scope',
+    );
+    // An admin of a namespace may act as its service accounts, but not as any group.
+    const bot = { 'impersonate-user': 'system:serviceaccount:default:bot' };
+    expect((await as(alice, bot)).json().message).toContain(
+      'User "system:serviceaccount:default:bot" cannot list',
+    );
+    expect((await as(alice, { ...bot, 'impersonate-group': 'system:masters' })).json().message).toContain(
+      'groups "system:masters" is forbidden',
+    );
+    expect((await as(alice, { 'impersonate-user': 'system:serviceaccount:other:bot' })).status).toBe(403);
+    expect((await as(alice, { 'impersonate-group': 'dev' })).status).toBe(400);
+  });
+
+  it('answers reviews in the name of anyone, and stores none', async () => {
+    const authorization = '/apis/authorization.k8s.io/v1';
+    const resourceAttributes = { verb: 'list', resource: 'pods', namespace: 'default' };
+    const ask = async (url: string, spec: object, metadata = {}) =>
+      (await send('POST', `${authorization}/${url}`, { metadata, spec })).json();
+    const dev = { user: 'x', groups: ['dev'] };
+    expect((await ask('subjectaccessreviews', { ...dev, resourceAttributes })).status).toEqual({
+      allowed: true,
+      reason: 'RBAC: allowed by RoleBinding "dev/default" of ClusterRole "admin" to Group "dev"',
+    });
+    expect((await ask('subjectaccessreviews', { user: 'x', resourceAttributes })).status).toEqual({
+      allowed: false,
+    });
+    const local = 'namespaces/default/localsubjectaccessreviews';
+    expect((await ask(local, { ...dev, resourceAttributes })).status.allowed).toBe(true);
+    const elsewhere = { ...resourceAttributes, namespace: 'other' };
+    expect((await ask(local, { ...dev, resourceAttributes: elsewhere })).message).toContain(
+      'must match metadata.namespace',
+    );
+    expect((await ask('selfsubjectaccessreviews', {})).message).toContain(
+      'exactly one of nonResourceAttributes or resourceAttributes must be specified',
+    );
+    expect((await t.call(`${authorization}/subjectaccessreviews`)).status).toBe(405);
+    expect((await t.call(`${authorization}/subjectaccessreviews/x`)).status).toBe(404);
+    const mine = await send(
+      'POST',
+      `${authorization}/selfsubjectaccessreviews`,
+      { spec: { resourceAttributes } },
+      alice,
+    );
+    expect(mine.status).toBe(201);
+    expect(mine.json().status.allowed).toBe(true);
+    const other = await send(
+      'POST',
+      `${authorization}/subjectaccessreviews`,
+      { spec: { ...dev, resourceAttributes } },
+      alice,
+    );
+    expect(other.status).toBe(403);
+  });
 });

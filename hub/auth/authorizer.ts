@@ -1,4 +1,4 @@
-import type { PolicyRule, RoleRef } from 'kubernetes-types/rbac/v1.js';
+import type { PolicyRule, RoleBinding, RoleRef, Subject } from 'kubernetes-types/rbac/v1.js';
 import { clusterRoleBindings, clusterRoles, roleBindings, roles } from '../../api/kinds/index.js';
 import type { Frozen } from '../client.js';
 import type { Informers } from '../informer.js';
@@ -7,6 +7,19 @@ import { NodeRules } from './node.js';
 import { isSubject, notCovered, type Rule, ruleAllows } from './rules.js';
 
 const ALLOWED: Decision = { allowed: true, reason: '' };
+
+type Binding = Pick<Frozen<RoleBinding>, 'metadata' | 'roleRef' | 'subjects'>;
+
+/** A rule that a user has and what gives it, or why there is none. */
+type Found = { rule: Rule; source: () => string } | { error: string };
+
+/** `RoleBinding "b/ns" of Role "r" to User "u"`, in Kubernetes' order. */
+function describe(b: Binding, kind: string, s: Frozen<Subject>): string {
+  const { namespace, name } = b.metadata ?? {};
+  const quote = (...parts: (string | undefined)[]) => JSON.stringify(parts.filter((p) => p).join('/'));
+  const subject = s.kind === 'ServiceAccount' ? quote(s.name, s.namespace || namespace) : quote(s.name);
+  return `${kind} ${quote(name, namespace)} of ${b.roleRef.kind} ${quote(b.roleRef.name)} to ${s.kind} ${subject}`;
+}
 
 /** The rules that a user has, and what could not be found out. */
 export interface Held {
@@ -47,7 +60,8 @@ export class RbacAuthorizer implements Authorizer {
     const namespace = ('path' in what ? undefined : what.namespace) ?? '';
     for (const found of this.#visit(user, namespace)) {
       if ('error' in found) errors.push(found.error);
-      else if (ruleAllows(found.rule, what)) return ALLOWED;
+      else if (ruleAllows(found.rule, what))
+        return { allowed: true, reason: `RBAC: allowed by ${found.source()}` };
     }
     if (errors.length) {
       const texts = [...new Set(errors)];
@@ -81,19 +95,22 @@ export class RbacAuthorizer implements Authorizer {
     return role && ((role.rules ?? []) as readonly Rule[]);
   }
 
-  *#visit(user: User, namespace: string): Generator<{ rule: Rule } | { error: string }> {
+  *#visit(user: User, namespace: string): Generator<Found> {
     for (const b of this.#clusterRoleBindings.values())
-      if (b.subjects?.some((s) => isSubject(user, s, ''))) yield* this.#resolve(b.roleRef, '');
+      yield* this.#resolve(user, b, 'ClusterRoleBinding', '');
     if (!namespace) return;
     for (const b of this.#roleBindings.by('namespace', namespace))
-      if (b.subjects?.some((s) => isSubject(user, s, namespace))) yield* this.#resolve(b.roleRef, namespace);
+      yield* this.#resolve(user, b, 'RoleBinding', namespace);
   }
 
-  *#resolve(ref: Frozen<RoleRef>, namespace: string): Generator<{ rule: Rule } | { error: string }> {
+  *#resolve(user: User, binding: Binding, kind: string, namespace: string): Generator<Found> {
+    const subject = binding.subjects?.find((s) => isSubject(user, s, namespace));
+    if (!subject) return;
+    const ref = binding.roleRef;
     const rules = this.rulesOf(ref, namespace);
     if (!rules) {
       const resource = ref.kind === 'ClusterRole' ? 'clusterrole' : 'role';
       yield { error: `${resource}.rbac.authorization.k8s.io ${JSON.stringify(ref.name)} not found` };
-    } else for (const rule of rules) yield { rule };
+    } else for (const rule of rules) yield { rule, source: () => describe(binding, kind, subject) };
   }
 }

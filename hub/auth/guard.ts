@@ -5,12 +5,11 @@ import { notFound } from '../../api/meta/errors.js';
 import { deepEqual } from '../../api/meta/json.js';
 import type { Guard, GuardedWrite } from '../registry/admission.js';
 import type { RequestContext } from '../registry/api.js';
-import { refused, type User } from './attributes.js';
+import { refused } from './attributes.js';
 import type { RbacAuthorizer } from './authorizer.js';
 import { nodeOf } from './node.js';
+import { userOf } from './reviews.js';
 import { escalationText, type Rule } from './rules.js';
-
-const userOf = (ctx: RequestContext): User => ({ name: ctx.user, groups: ctx.groups });
 
 /** Checks of writes that depend on who writes: nobody grants more than they have, nodes keep to themselves. */
 export const accessGuard =

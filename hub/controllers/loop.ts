@@ -32,11 +32,12 @@ export type Reconcile = (key: string) => Promise<Again>;
  */
 export type LoopFactory = (ctx: Context, keys: Keys) => Reconcile;
 
-/** One kind for every resource, whatever its versions: they all show the same objects. */
+/** One kind for every resource that is stored, whatever its versions: they all show the same objects. */
 export function onePerResource(kinds: readonly Kind[]): Kind[] {
   const seen = new Map<string, Kind>();
   for (const k of kinds) {
     const name = `${k.group}/${k.plural}`;
+    if (k.verbs) continue;
     if (!seen.has(name)) seen.set(name, k);
   }
   return [...seen.values()];

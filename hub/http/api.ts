@@ -3,7 +3,8 @@ import type { Kind } from '../../api/kinds/kind.js';
 import type { Log } from '../../api/log.js';
 import { ApiError, badRequest } from '../../api/meta/errors.js';
 import { parseFieldSelector } from '../../api/meta/selector.js';
-import { type Attributes, type Authorizer, demand } from '../auth/attributes.js';
+import { type Attributes, type Authorizer, demand, type User } from '../auth/attributes.js';
+import { actingUser } from '../auth/impersonate.js';
 import type { RegistryVerbs } from '../registry/api.js';
 import type { NodeStreams } from '../streams.js';
 import { aggregatedDiscovery, discoveryDocuments, indexDocument } from './discovery.js';
@@ -94,7 +95,8 @@ export class Api {
   /** Never rejects: whatever goes wrong is the reply. */
   async handle(req: Request): Promise<Reply> {
     try {
-      return await this.#answer(req);
+      const user = actingUser(this.options.authorizer, req.user, req.headers);
+      return await this.#answer(user === req.user ? req : requestAs(req, user));
     } catch (e) {
       const error = asApiError(e);
       if (error.reason === 'InternalError') {
@@ -222,6 +224,16 @@ export class Api {
     return textReply(200, query.has('verbose') ? `${lines.join('\n')}\n${endpoint} check passed\n` : 'ok');
   }
 }
+
+/** The same request in the name of another user. */
+const requestAs = (req: Request, user: User): Request => ({
+  method: req.method,
+  url: req.url,
+  headers: req.headers,
+  user,
+  body: () => req.body(),
+  signal: () => req.signal(),
+});
 
 /** The one name that a field selector asks for: who may see that object may list and watch it. */
 const nameIn = (fieldSelector: string): string | undefined =>

@@ -24,7 +24,7 @@ function closure(roots: readonly string[], definitions: Definitions): string[] {
 const usedBy = (kinds: readonly Kind[], definitions: Definitions): string[] =>
   closure(
     [
-      ...kinds.flatMap((k) => [k.schema, `${k.schema}List`]),
+      ...kinds.flatMap((k) => (k.verbs ? [k.schema] : [k.schema, `${k.schema}List`])),
       ...kinds.flatMap((k) => subresourcesOf(k).flatMap((s) => schemaOfPart(k, s.name) ?? [])),
       `${META}.Status`,
       `${META}.DeleteOptions`,
@@ -305,21 +305,26 @@ function pathsOf(
         answer: `${k.schema}List`,
       });
 
+    const create = make({
+      method: 'post',
+      verb: 'create',
+      action: 'post',
+      description: `create a ${k.kind}`,
+      query: [PRETTY, ...WRITE],
+      body: k.schema,
+      answer: k.schema,
+      code: 201,
+    });
+    if (k.verbs) {
+      out.push({ path: collection, parameters: outer, operations: [create] });
+      continue;
+    }
     out.push({
       path: collection,
       parameters: outer,
       operations: [
         listOf(undefined),
-        make({
-          method: 'post',
-          verb: 'create',
-          action: 'post',
-          description: `create a ${k.kind}`,
-          query: [PRETTY, ...WRITE],
-          body: k.schema,
-          answer: k.schema,
-          code: 201,
-        }),
+        create,
         make({
           method: 'delete',
           verb: 'delete',

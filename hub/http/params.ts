@@ -102,6 +102,8 @@ export function contextOf(
   return {
     user: user.name,
     groups: user.groups,
+    ...(user.uid ? { uid: user.uid } : {}),
+    ...(user.extra ? { extra: user.extra } : {}),
     dryRun: dryRun.length > 0,
     fieldManager: manager ?? managerOfAgent(userAgent),
     fieldValidation,

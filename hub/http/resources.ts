@@ -234,6 +234,10 @@ const POD_PARTS: Readonly<Record<string, Readonly<Record<string, Operation>>>> =
 
 /** The methods that a target has. Throws NotFound for a subresource that the kind does not have. */
 function operationsOf({ kind, name, subresource }: Target): Readonly<Record<string, Operation>> {
+  if (kind.verbs) {
+    if (name !== undefined) throw noSuchResource();
+    return { POST: COLLECTION['POST']! };
+  }
   if (subresource === undefined) return name === undefined ? COLLECTION : ITEM;
   if (subresource === 'status' && kind.status) return PART;
   if (subresource === 'scale' && kind.scale) return PART;

@@ -14,6 +14,8 @@ import type {
 export interface RequestContext {
   readonly user: string;
   readonly groups: readonly string[];
+  readonly uid?: string;
+  readonly extra?: Readonly<Record<string, readonly string[]>>;
   /** `dryRun=All`: everything is checked and answered, nothing is written. */
   readonly dryRun?: boolean;
   /**
@@ -32,6 +34,9 @@ export interface RequestContext {
   /** Texts for the `Warning` response header; verbs append. */
   readonly warnings: string[];
 }
+
+/** Answers an object of a kind that is not stored, or a part of one; gets and gives the whole object. */
+export type Answer = (ctx: RequestContext, o: AnyObject, namespace: string | undefined) => Promise<AnyObject>;
 
 export type Subresource = 'status' | 'scale' | 'finalize';
 

@@ -29,6 +29,7 @@ import type { Client, DeleteOptions, Frozen, Watcher } from '../client.js';
 import { Compacted, type Entry, RevisionConflict, type Store } from '../store/store.js';
 import { admitCreate, type Guard, type Lookup } from './admission.js';
 import {
+  type Answer,
   type DeleteResult,
   type ListQuery,
   type ListResult,
@@ -103,6 +104,8 @@ export class Registry implements RegistryVerbs {
   kinds: readonly Kind[] = allKinds;
   /** Asked about every write; added to by who knows users' rights. */
   readonly guards: Guard[] = [];
+  /** For kinds that are questions: what is asked is answered, not stored. */
+  readonly answers = new Map<Kind, Answer>();
   readonly #store: Store;
   readonly #clock: Clock;
   readonly #log: Log;
@@ -242,7 +245,9 @@ export class Registry implements RegistryVerbs {
     namespace: string | undefined,
     body: unknown,
   ): Promise<Frozen<AnyObject>> {
-    return this.#insert(ctx, kind, namespace, this.#decode(ctx, kind, body));
+    const o = this.#decode(ctx, kind, body);
+    const answer = this.answers.get(kind);
+    return answer ? deepFreeze(await answer(ctx, o, namespace)) : this.#insert(ctx, kind, namespace, o);
   }
 
   /** `owners` are known already when the object comes from an apply. */

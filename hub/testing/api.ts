@@ -3,6 +3,7 @@ import { type Log, silentLog } from '../../api/log.js';
 import { RbacAuthorizer } from '../auth/authorizer.js';
 import { bootstrapRbac } from '../auth/bootstrap.js';
 import { accessGuard } from '../auth/guard.js';
+import { reviewAnswers } from '../auth/reviews.js';
 import { Api, type ApiOptions } from '../http/api.js';
 import type { User } from '../http/auth.js';
 import type { Reply, Request } from '../http/message.js';
@@ -40,6 +41,7 @@ export async function testApi(options: Partial<ApiOptions> & { clock?: Clock; lo
   const informers = new Informers(registry.client(), clock, log);
   const authorizer = new RbacAuthorizer(informers);
   registry.guards.push(accessGuard(authorizer));
+  for (const [kind, answer] of reviewAnswers(authorizer, clock)) registry.answers.set(kind, answer);
   await bootstrapRbac(registry.client());
   await authorizer.start();
   const api = new Api({ registry, authorizer, clock, log, version: 'v1.36.0+coxswain0.1.0', ...options });
