@@ -65,6 +65,13 @@ const UIDS = 65_536;
 const START_TIMEOUT_MS = 30_000;
 /** When a CPU quota begins, after the start that needs more for a moment. */
 const QUOTA_AFTER_MS = 500;
+/** Mounted where the network was granted. */
+const NETWORK_FILES = [
+  '/etc/hosts',
+  '/etc/resolv.conf',
+  '/etc/nsswitch.conf',
+  '/etc/ssl/certs/ca-certificates.crt',
+];
 const RLIMIT = { data: 2, core: 4, nproc: 6, nofile: 7 };
 /** With `--max-semi-space-size=1` (MiB) and friends a pod takes a third less; see docs/decisions on the wasm shim. */
 const NODE_FLAGS = [
@@ -493,8 +500,10 @@ export class WasmShim implements Shim {
     const env = new Map<string, string>([['HOSTNAME', sandbox.spec.hostname]]);
     for (const e of record.imageEnv) env.set(e.split('=', 1)[0]!, e.slice(e.indexOf('=') + 1));
     for (const e of spec.env) env.set(e.name, e.value);
+    const network = sandbox.spec.allowNetwork === true;
     const host: HostSpec = {
       name: spec.image,
+      ...(network ? { network } : {}),
       module: jailed ? '/module' : record.modulePath,
       args: record.argv,
       env: [...env],
@@ -523,13 +532,14 @@ export class WasmShim implements Shim {
       jailed,
       gid,
       hostname: sandbox.spec.hostname,
-      network: sandbox.spec.allowNetwork === true,
+      network,
       mounts: [
         ...this.#libraries,
         system(program, '/host.cjs', false),
         // Private to root in the image cache: the pod's user then reads it as its owner.
         { ...system(record.modulePath, '/module', false), idmap: !isPublic },
         writable(dirname(logFile), '/log'),
+        ...(network && jailed ? await this.#networkFiles(c, sandbox) : []),
         ...mounts,
       ],
       procs: groups.procs,
@@ -538,6 +548,22 @@ export class WasmShim implements Shim {
       ...(limit && !this.#cgroups!.hasMemory ? { dataBytes: limit + 4 * HOST_MEMORY } : {}),
     });
     await writeFile(join(dir, 'plan'), writePlan(plan), { mode: 0o600 });
+  }
+
+  /** What resolving names and checking certificates needs of the machine's /etc, or the pod's own instead. */
+  async #networkFiles(c: Container, sandbox: Sandbox): Promise<JailMount[]> {
+    const { dns } = sandbox.spec;
+    const own = new Map<string, string>();
+    const hosts = c.record.spec.mounts.find((m) => m.containerPath === '/etc/hosts');
+    if (hosts) own.set('/etc/hosts', hosts.hostPath);
+    if (dns) {
+      const path = join(c.dir, 'resolv.conf');
+      await writeFile(path, resolvConf(dns), { mode: 0o644 });
+      own.set('/etc/resolv.conf', path);
+    }
+    return NETWORK_FILES.map((f) => ({ file: f, source: own.get(f) ?? f }))
+      .filter(({ source }) => existsSync(source))
+      .map(({ file, source }) => system(source, file, false));
   }
 
   #plan(
@@ -903,6 +929,14 @@ async function readPid(
     startedAt: Math.floor((await stat(path)).mtimeMs),
   };
 }
+
+const resolvConf = ({ servers, searches, options }: NonNullable<SandboxSpec['dns']>): string =>
+  [
+    ...servers.map((s) => `nameserver ${s}`),
+    ...(searches.length > 0 ? [`search ${searches.join(' ')}`] : []),
+    ...(options.length > 0 ? [`options ${options.join(' ')}`] : []),
+    '',
+  ].join('\n');
 
 /** Never seen half written by another process. Not synced: after a cut of power nothing of it runs any more. */
 async function writeAtomically(path: string, content: string): Promise<void> {

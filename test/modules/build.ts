@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -12,6 +12,8 @@ const cache = join(here, '../../.tmp/modules');
 
 /** Names with a source in this folder. */
 export type ModuleName = 'box' | 'hello' | 'trap' | 'missing-import' | 'no-start' | 'reactor';
+/** Those that import preview 2 directly, and so are components only. */
+export type ComponentName = 'net';
 
 /** What is used of asc. Its own types redeclare Node's globals, so that importing them breaks every other file. */
 interface AssemblyScriptCompiler {
@@ -73,6 +75,33 @@ export async function componentOf(core: Uint8Array): Promise<Uint8Array> {
   return await componentNew(core, [['wasi_snapshot_preview1', adapter]]);
 }
 
+const WASI = '0.2.12';
+/** What components may import directly, beside what the adapter gives them. */
+const WORLD = `package test:modules;
+world guest {
+  include wasi:sockets/imports@${WASI};
+  import wasi:io/streams@${WASI};
+  import wasi:http/types@${WASI};
+  import wasi:http/outgoing-handler@${WASI};
+}
+`;
+
+/** Like {@link componentOf} for a module that imports preview 2's interfaces itself, lowered by hand. */
+async function componentWithImports(core: Uint8Array): Promise<Uint8Array> {
+  const { componentEmbed, preview1AdapterCommandPath } = await import('@bytecodealliance/jco');
+  // jco carries the WIT packages, a file for each; in one text each needs braces.
+  const packages = new URL(`wit/builtin/${WASI}/`, preview1AdapterCommandPath());
+  const witSource = readdirSync(packages).map((name) =>
+    readFileSync(new URL(`${name}/package.wit`, packages), 'utf8').replace(
+      /^package ([^;]+);([\s\S]*)$/m,
+      'package $1 {$2}\n',
+    ),
+  );
+  return await componentOf(
+    await componentEmbed({ binary: core, witSource: `${WORLD}\n${witSource.join('\n')}`, world: 'guest' }),
+  );
+}
+
 async function cached(key: string, build: () => Promise<Uint8Array>): Promise<string> {
   const path = join(cache, `${key}.wasm`);
   try {
@@ -89,7 +118,7 @@ async function cached(key: string, build: () => Promise<Uint8Array>): Promise<st
 }
 
 /** Path of the built core module. */
-export async function buildModule(name: ModuleName): Promise<string> {
+export async function buildModule(name: ModuleName | ComponentName): Promise<string> {
   let file = `${name}.wat`;
   try {
     statSync(join(here, file));
@@ -105,9 +134,10 @@ export async function buildModule(name: ModuleName): Promise<string> {
 }
 
 /** Path of the same module as a preview 2 command component. */
-export async function buildComponent(name: ModuleName): Promise<string> {
+export async function buildComponent(name: ModuleName | ComponentName): Promise<string> {
   const core = await buildModule(name);
   const bytes = readFileSync(core);
-  const key = createHash('sha256').update(bytes).update('component').digest('hex').slice(0, 16);
-  return await cached(`${name}-component-${key}`, () => componentOf(bytes));
+  const key = createHash('sha256').update(bytes).update(`component ${WORLD}`).digest('hex').slice(0, 16);
+  const make = name === 'net' ? componentWithImports : componentOf;
+  return await cached(`${name}-component-${key}`, () => make(bytes));
 }

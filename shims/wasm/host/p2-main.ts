@@ -1,8 +1,10 @@
 import { readFileSync } from 'node:fs';
+import { isMainThread, workerData } from 'node:worker_threads';
+import { serveNetwork } from './net-worker.js';
 import { preview2 } from './p2.js';
 import { openPreopens } from './paths.js';
 import { EXIT } from './spec.js';
-import { runGuest } from './start.js';
+import { type Host, runGuest } from './start.js';
 import { unpackTranspiled } from './transpiled.js';
 
 interface Run {
@@ -13,13 +15,14 @@ type Instantiate = (
   imports: Record<string, Record<string, unknown>>,
 ) => Record<string, unknown>;
 
-/** Runs one transpiled command component: the program inside the jail. */
-runGuest(({ spec, log, exit, end }) => {
+/** Runs one transpiled command component: the program inside the jail. Its network has a thread of its own. */
+const main = ({ spec, log, exit, end }: Host): void => {
   const { code, files, imports } = unpackTranspiled(readFileSync(spec.module));
-  const host = preview2({
+  const { imports: host, drain } = preview2({
     args: spec.args,
     env: spec.env,
     preopens: openPreopens(spec.preopens),
+    network: spec.network === true,
     log,
     exit,
     ...(spec.cwd === undefined ? {} : { cwd: spec.cwd }),
@@ -39,14 +42,18 @@ runGuest(({ spec, log, exit, end }) => {
     );
   const instance = instantiate(module, host);
   const command = (instance['run'] ??
-    Object.entries(instance).find(([name]) => name.startsWith('wasi:cli/run'))?.[1]) as Run | undefined;
-  if (!command)
-    return end(EXIT.cannotRun, `${spec.name} is no command: the component does not export wasi:cli/run`);
+    Object.entries(instance).find(([name]) => name.startsWith('wasi:cli/run'))?.[1] ??
+    end(EXIT.cannotRun, `${spec.name} is no command: the component does not export wasi:cli/run`)) as Run;
   try {
     command.run();
+    drain();
   } catch (e) {
+    drain();
     // `run: func() -> result`: the error side has nothing to say.
     if (e instanceof Error && 'payload' in e) exit(1);
     throw e;
   }
-});
+};
+
+if (isMainThread) runGuest(main);
+else serveNetwork(workerData);

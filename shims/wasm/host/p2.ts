@@ -9,7 +9,21 @@ import {
   readSync,
   writeSync,
 } from 'node:fs';
+import { httpImports } from './http.js';
+import {
+  clamp,
+  connectPolls,
+  InputStream,
+  IoError,
+  never,
+  OutputStream,
+  Payload,
+  Pollable,
+  poll,
+  throws,
+} from './io.js';
 import type { CriLog, Stream } from './log.js';
+import { Network } from './net.js';
 import {
   codeOf,
   type Dir,
@@ -28,22 +42,14 @@ import {
   unlinkAt,
   utimesAt,
 } from './paths.js';
-import { fillRandom, pause } from './system.js';
+import { socketsImports } from './sockets.js';
+import { fillRandom } from './system.js';
 
 /**
  * WASI preview 2 (0.2) for command components, in the shape that jco's transpiled code calls it: cli, clocks,
- * filesystem, io and random, all synchronous; sockets and http are there and refuse. Names as in the WIT packages.
+ * filesystem, io and random, all synchronous; sockets and outgoing http, which refuse without a network. Names as in the
+ * WIT packages.
  */
-
-/** A `result`'s error side, as jco expects it to be thrown. */
-class Payload extends Error {
-  constructor(readonly payload: unknown) {
-    super('payload');
-  }
-}
-const throws = (payload: unknown): never => {
-  throw new Payload(payload);
-};
 
 /** POSIX name → `error-code` of wasi:filesystem. */
 const ERROR_CODE: Record<string, string> = {
@@ -94,108 +100,6 @@ function files<T>(operation: () => T): T {
     return operation();
   } catch (e) {
     return e instanceof Payload ? throws(e.payload) : throws(errorCode(e));
-  }
-}
-
-/** At most this much in one read or write; the interface lets the host give less. */
-const CHUNK = 1 << 20;
-const clamp = (n: bigint): number => Number(n > BigInt(CHUNK) ? CHUNK : n);
-
-class IoError extends Error {
-  constructor(readonly code: string) {
-    super(code);
-  }
-  toDebugString(): string {
-    return this.code;
-  }
-}
-
-/** Ready from `due` on (milliseconds of `performance.now()`); files and ends of streams always are. */
-class Pollable {
-  constructor(readonly due: number) {}
-  ready(): boolean {
-    return this.due <= performance.now();
-  }
-  block(): void {
-    waitUntil(this.due);
-  }
-}
-let beforeSleep = (): void => {};
-function waitUntil(due: number): void {
-  const ms = due - performance.now();
-  if (ms <= 0) return;
-  beforeSleep();
-  pause(ms);
-}
-const READY = 0;
-
-function poll(list: Pollable[]): Uint32Array {
-  if (list.length === 0) throw new WebAssembly.RuntimeError('poll of an empty list');
-  waitUntil(list.reduce((least, p) => Math.min(least, p.due), Number.POSITIVE_INFINITY));
-  const now = performance.now();
-  return Uint32Array.from([...list.keys()].filter((i) => list[i]!.due <= now));
-}
-
-/** Reads with `from(length)`; nothing left is an empty answer, which closes the stream. */
-class InputStream {
-  constructor(private readonly from: (length: number) => Uint8Array) {}
-  read(length: bigint): Uint8Array {
-    if (length === 0n) return new Uint8Array(0);
-    let got: Uint8Array;
-    try {
-      got = this.from(clamp(length));
-    } catch (e) {
-      return throws({ tag: 'last-operation-failed', val: new IoError(codeOf(e)) });
-    }
-    return got.length > 0 ? got : throws({ tag: 'closed' });
-  }
-  blockingRead(length: bigint): Uint8Array {
-    return this.read(length);
-  }
-  skip(length: bigint): bigint {
-    return BigInt(this.read(length).length);
-  }
-  blockingSkip(length: bigint): bigint {
-    return this.skip(length);
-  }
-  subscribe(): Pollable {
-    return new Pollable(READY);
-  }
-}
-
-class OutputStream {
-  constructor(private readonly to: (bytes: Uint8Array) => void) {}
-  checkWrite(): bigint {
-    return BigInt(CHUNK);
-  }
-  write(bytes: Uint8Array): void {
-    try {
-      this.to(bytes);
-    } catch (e) {
-      throws({ tag: 'last-operation-failed', val: new IoError(codeOf(e)) });
-    }
-  }
-  blockingWriteAndFlush(bytes: Uint8Array): void {
-    this.write(bytes);
-  }
-  flush(): void {}
-  blockingFlush(): void {}
-  writeZeroes(length: bigint): void {
-    this.write(new Uint8Array(clamp(length)));
-  }
-  blockingWriteZeroesAndFlush(length: bigint): void {
-    this.writeZeroes(length);
-  }
-  splice(source: InputStream, length: bigint): bigint {
-    const bytes = source.read(length);
-    this.write(bytes);
-    return BigInt(bytes.length);
-  }
-  blockingSplice(source: InputStream, length: bigint): bigint {
-    return this.splice(source, length);
-  }
-  subscribe(): Pollable {
-    return new Pollable(READY);
   }
 }
 
@@ -333,10 +237,12 @@ class Descriptor {
     this.#file('read');
     let position = Number(offset);
     return this.#hold(
-      new InputStream((length) => {
-        const got = this.#readAt(length, position);
-        position += got.length;
-        return got;
+      new InputStream({
+        read: (length) => {
+          const got = this.#readAt(length, position);
+          position += got.length;
+          return got;
+        },
       }),
     );
   }
@@ -344,15 +250,19 @@ class Descriptor {
     this.#file('write');
     let position = Number(offset);
     return this.#hold(
-      new OutputStream((bytes) => {
-        this.#writeAll(bytes, position);
-        position += bytes.length;
+      new OutputStream({
+        write: (bytes) => {
+          this.#writeAll(bytes, position);
+          position += bytes.length;
+        },
       }),
     );
   }
   appendViaStream(): OutputStream {
     this.#file('write');
-    return this.#hold(new OutputStream((bytes) => this.#writeAll(bytes, fstatSync(this.dir.fd).size)));
+    return this.#hold(
+      new OutputStream({ write: (bytes) => this.#writeAll(bytes, fstatSync(this.dir.fd).size) }),
+    );
   }
   advise(): void {
     if (this.stats.isDirectory()) throws('bad-descriptor');
@@ -464,95 +374,29 @@ class Descriptor {
   }
 }
 
-/** Resources that a guest may name but never gets hold of, since whatever would make one is refused. */
-const never = (...names: string[]): Record<string, unknown> =>
-  Object.fromEntries(names.map((name) => [name, class {}]));
-
-class Network {}
-
-/** HTTP header fields: kept, so that a request can be written and then refused. */
-class Fields {
-  constructor(private entries_: [string, Uint8Array][] = []) {}
-  static fromList(entries: [string, Uint8Array][]): Fields {
-    return new Fields([...entries]);
-  }
-  get(name: string): Uint8Array[] {
-    return this.entries_.filter(([n]) => n.toLowerCase() === name.toLowerCase()).map(([, v]) => v);
-  }
-  has(name: string): boolean {
-    return this.get(name).length > 0;
-  }
-  set(name: string, values: Uint8Array[]): void {
-    this.delete(name);
-    for (const v of values) this.append(name, v);
-  }
-  delete(name: string): void {
-    this.entries_ = this.entries_.filter(([n]) => n.toLowerCase() !== name.toLowerCase());
-  }
-  append(name: string, value: Uint8Array): void {
-    this.entries_.push([name, value]);
-  }
-  entries(): [string, Uint8Array][] {
-    return [...this.entries_];
-  }
-  clone(): Fields {
-    return new Fields([...this.entries_]);
-  }
-}
-
-class OutgoingBody {
-  write(): OutputStream {
-    return new OutputStream(() => {});
-  }
-  static finish(): void {}
-}
-
-/** Plain properties of a resource: `name()` and `setName(value)`. */
-function keeps(target: object, names: readonly string[]): void {
-  const values = new Map<string, unknown>();
-  const capital = (n: string): string => `${n[0]!.toUpperCase()}${n.slice(1)}`;
-  for (const name of names)
-    Object.assign(target, {
-      [name]: () => values.get(name),
-      [`set${capital(name)}`]: (value: unknown) => {
-        values.set(name, value);
-      },
-    });
-}
-
-class OutgoingRequest {
-  constructor(private readonly fields: Fields) {
-    keeps(this, ['method', 'pathWithQuery', 'scheme', 'authority']);
-    (this as unknown as { setMethod(m: unknown): void }).setMethod({ tag: 'get' });
-  }
-  body(): OutgoingBody {
-    return new OutgoingBody();
-  }
-  headers(): Fields {
-    return this.fields;
-  }
-}
-
-class RequestOptions {
-  constructor() {
-    keeps(this, ['connectTimeout', 'firstByteTimeout', 'betweenBytesTimeout']);
-  }
-}
-
 export interface P2Options {
   args: string[];
   env: [string, string][];
   cwd?: string;
   preopens: { guest: string; dir: Dir }[];
+  /** Whether the pod was granted the network. */
+  network: boolean;
   log: CriLog;
   exit: (code: number) => never;
 }
 
-/** The import object of a transpiled component, by interface without version. */
-export function preview2(o: P2Options): Record<string, Record<string, unknown>> {
-  beforeSleep = () => o.log.flush('P');
-  const output = (stream: Stream) => new OutputStream((bytes) => o.log.write(stream, bytes));
-  const denied = (): never => throws('access-denied');
+/** The import object of a transpiled component, by interface without version, and what to do before the guest's end. */
+export function preview2(o: P2Options): {
+  imports: Record<string, Record<string, unknown>>;
+  drain: () => void;
+} {
+  const network = o.network ? new Network() : undefined;
+  connectPolls({ beforeSleep: () => o.log.flush('P'), ...(network ? { outside: network } : {}) });
+  const exit = (code: number): never => {
+    network?.drain();
+    return o.exit(code);
+  };
+  const output = (stream: Stream) => new OutputStream({ write: (bytes) => o.log.write(stream, bytes) });
   const nothing = (): undefined => undefined;
   const bytes = (length: bigint): Uint8Array => {
     const out = new Uint8Array(Number(length));
@@ -562,17 +406,17 @@ export function preview2(o: P2Options): Record<string, Record<string, unknown>> 
   const u64 = (): bigint => new DataView(bytes(8n).buffer).getBigUint64(0);
   const now = (): bigint => process.hrtime.bigint();
   const later = (ns: bigint): Pollable => new Pollable(performance.now() + Number(ns) / 1e6);
-  return {
+  const imports = {
     'wasi:cli/environment': {
       getArguments: () => o.args,
       getEnvironment: () => o.env,
       initialCwd: () => o.cwd,
     },
     'wasi:cli/exit': {
-      exit: (status: { tag: 'ok' | 'err' }) => o.exit(status.tag === 'ok' ? 0 : 1),
-      exitWithCode: (code: number) => o.exit(code),
+      exit: (status: { tag: 'ok' | 'err' }) => exit(status.tag === 'ok' ? 0 : 1),
+      exitWithCode: (code: number) => exit(code),
     },
-    'wasi:cli/stdin': { getStdin: () => new InputStream(() => new Uint8Array(0)) },
+    'wasi:cli/stdin': { getStdin: () => new InputStream({ read: () => new Uint8Array(0) }) },
     'wasi:cli/stdout': { getStdout: () => output('stdout') },
     'wasi:cli/stderr': { getStderr: () => output('stderr') },
     'wasi:cli/terminal-input': never('TerminalInput'),
@@ -611,29 +455,8 @@ export function preview2(o: P2Options): Record<string, Record<string, unknown>> 
       insecureSeed: () => [u64(), u64()],
       getInsecureSeed: () => [u64(), u64()],
     },
-
-    'wasi:sockets/network': { Network, networkErrorCode: nothing },
-    'wasi:sockets/instance-network': { instanceNetwork: () => new Network() },
-    'wasi:sockets/tcp': never('TcpSocket'),
-    'wasi:sockets/tcp-create-socket': { createTcpSocket: denied },
-    'wasi:sockets/udp': never('UdpSocket', 'IncomingDatagramStream', 'OutgoingDatagramStream'),
-    'wasi:sockets/udp-create-socket': { createUdpSocket: denied },
-    'wasi:sockets/ip-name-lookup': { ...never('ResolveAddressStream'), resolveAddresses: denied },
-    'wasi:http/types': {
-      Fields,
-      OutgoingBody,
-      OutgoingRequest,
-      RequestOptions,
-      ...never(
-        'FutureIncomingResponse',
-        'FutureTrailers',
-        'IncomingBody',
-        'IncomingRequest',
-        'IncomingResponse',
-      ),
-      ...never('OutgoingResponse', 'ResponseOutparam'),
-      httpErrorCode: nothing,
-    },
-    'wasi:http/outgoing-handler': { handle: () => throws({ tag: 'HTTP-request-denied' }) },
+    ...socketsImports(network),
+    ...httpImports(network),
   };
+  return { imports, drain: () => network?.drain() };
 }

@@ -9,6 +9,8 @@ export interface HostSpec {
   env: [string, string][];
   preopens: Preopen[];
   log: { path: string; maxBytes: number };
+  /** The pod was granted the network: components get sockets and outgoing HTTP. */
+  network?: boolean;
   /** The guest's working directory, where the container has one. */
   cwd?: string;
 }
