@@ -45,7 +45,13 @@ export interface JsonSchema {
   readonly 'x-kubernetes-list-type'?: 'atomic' | 'set' | 'map';
   readonly 'x-kubernetes-list-map-keys'?: readonly string[];
   readonly 'x-kubernetes-map-type'?: 'atomic' | 'granular';
-  readonly 'x-kubernetes-validations'?: readonly { readonly rule: string }[];
+  readonly 'x-kubernetes-validations'?: readonly {
+    readonly rule: string;
+    readonly message?: string;
+    readonly messageExpression?: string;
+    readonly reason?: string;
+    readonly fieldPath?: string;
+  }[];
 }
 
 type Plain = Record<string, unknown>;
@@ -59,7 +65,7 @@ const own = <T>(o: Readonly<Record<string, T>> | undefined, key: string): T | un
   o && Object.hasOwn(o, key) ? o[key] : undefined;
 
 /** The schema of a member; `true` where anything may be. */
-function member(s: JsonSchema, key: string): JsonSchema | true | undefined {
+export function member(s: JsonSchema, key: string): JsonSchema | true | undefined {
   const known = own(s.properties, key);
   if (known) return known;
   const { additionalProperties: rest } = s;
@@ -195,7 +201,7 @@ const FORMATS: Readonly<Record<string, (v: string) => boolean>> = {
 const MAX_WORK = 20_000_000;
 const MAX_ERRORS = 100;
 
-interface Work {
+export interface Work {
   left: number;
 }
 
@@ -210,21 +216,42 @@ const typeOf = (v: unknown): string =>
           : 'number'
         : typeof v;
 
-class TooMuchWork extends Error {}
+class TooMuchWork extends Error {
+  override readonly name = 'TooMuchWork';
+}
 
-const spend = (work: Work, amount = 1): void => {
+/** Throws when there is no work left. */
+export const spend = (work: Work, amount = 1): void => {
   work.left -= amount;
   if (work.left < 0) throw new TooMuchWork();
 };
 
+const UNCHECKED: FieldError = {
+  type: 'Invalid',
+  field: '<nil>',
+  message:
+    'Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation',
+};
+
 /**
- * What is wrong with a value, in Kubernetes' words. Where a part is as it was in `old`, nothing is: objects stay
+ * `rules` are run on what fits the schema otherwise. What is wrong with a value, in Kubernetes' words. Where a part is as it was in `old`, nothing is: objects stay
  * writable when their schema becomes stricter (ratcheting, as Kubernetes does).
  */
-export function validateValue(v: unknown, s: JsonSchema, path = '', old?: unknown): FieldError[] {
+export function validateValue(
+  v: unknown,
+  s: JsonSchema,
+  path = '',
+  old?: unknown,
+  rules?: (v: unknown, s: JsonSchema, path: string, old: unknown, out: FieldError[], work: Work) => void,
+): FieldError[] {
   const errors: FieldError[] = [];
   try {
-    check(v, s, path, old, errors, { left: MAX_WORK });
+    const work = { left: MAX_WORK };
+    check(v, s, path, old, errors, work);
+    if (rules) {
+      if (errors.length) errors.push(UNCHECKED);
+      else rules(v, s, path, old, errors, work);
+    }
   } catch (e) {
     if (!(e instanceof TooMuchWork)) throw e;
     return [
@@ -301,6 +328,17 @@ function checkNumber(v: number, s: JsonSchema, say: Say): void {
   }
 }
 
+/** What makes an item of a list the same as another one; undefined for lists that do not care. */
+export function listIdentity(s: JsonSchema): (item: unknown) => string | undefined {
+  const listType = s['x-kubernetes-list-type'];
+  const keys = s['x-kubernetes-list-map-keys'] ?? [];
+  return (x) => {
+    if (listType === 'set') return canonical(x);
+    if (listType !== 'map' || !isPlainObject(x)) return undefined;
+    return canonical(Object.fromEntries(keys.map((k) => [k, own(x, k) ?? null])));
+  };
+}
+
 function checkList(
   v: readonly unknown[],
   s: JsonSchema,
@@ -314,12 +352,7 @@ function checkList(
   if (s.minItems !== undefined && v.length < s.minItems)
     say(v.length, `should have at least ${s.minItems} items`);
   const listType = s['x-kubernetes-list-type'];
-  const keys = s['x-kubernetes-list-map-keys'] ?? [];
-  const idOf = (x: unknown): string | undefined => {
-    if (listType === 'set') return canonical(x);
-    if (listType !== 'map' || !isPlainObject(x)) return undefined;
-    return canonical(Object.fromEntries(keys.map((k) => [k, own(x, k) ?? null])));
-  };
+  const idOf = listIdentity(s);
   const before = new Map<string, unknown>();
   if (listType === 'map' && Array.isArray(old)) for (const x of old) before.set(idOf(x) ?? '', x);
   const seen = new Set<string>();

@@ -1,4 +1,5 @@
 import type { CustomResourceDefinition as Definition } from 'kubernetes-types/apiextensions/v1.js';
+import { compileRule, loadCel, rulesOf } from '../custom/cel.js';
 import { JsonPathError, jsonPath } from '../custom/jsonpath.js';
 import type { JsonSchema } from '../custom/schema.js';
 import { validateSchema } from '../custom/structural.js';
@@ -223,6 +224,16 @@ function validate(o: Definition): FieldError[] {
   return errors;
 }
 
+/** The CEL rules of all versions; none of a schema that is not even one. */
+function* rulesIn(o: Definition): Generator<[string, { rule: string }]> {
+  for (const [i, v] of (o.spec?.versions ?? []).entries()) {
+    const schema = v.schema?.openAPIV3Schema as JsonSchema | undefined;
+    const field = `spec.versions[${i}].schema.openAPIV3Schema`;
+    if (!schema || validateSchema(schema, field).length) continue;
+    for (const found of rulesOf(schema, field)) if (found[1].rule) yield found;
+  }
+}
+
 export const customResourceDefinitions: Kind<Definition> = {
   group: 'apiextensions.k8s.io',
   version: 'v1',
@@ -273,7 +284,21 @@ export const customResourceDefinitions: Kind<Definition> = {
     const meta = o.metadata as { finalizers?: string[] };
     if (!meta.finalizers?.includes(CRD_CLEANUP)) meta.finalizers = [...(meta.finalizers ?? []), CRD_CLEANUP];
   },
-  validate,
+  load: loadCel,
+  warnings: (o) =>
+    [...rulesIn(o)].flatMap(([field, { rule }]) => {
+      const compiled = compileRule(rule);
+      return 'wrong' in compiled ? [`${field}: this rule is not enforced: ${compiled.wrong}`] : [];
+    }),
+  validate: (o) => [
+    ...validate(o),
+    ...[...rulesIn(o)].flatMap(([field, { rule }]) => {
+      const compiled = compileRule(rule);
+      return 'wrong' in compiled && compiled.syntax
+        ? [invalid(field, rule, `compilation failed: ${compiled.wrong}`)]
+        : [];
+    }),
+  ],
   validateUpdate(o, old) {
     const errors: FieldError[] = [];
     if (!crdCondition(old, 'Established')) return errors;

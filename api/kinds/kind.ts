@@ -80,6 +80,10 @@ export interface Kind<T extends KubeObject = AnyObject> {
   prepareForUpdate?(o: T, old: T): void;
   /** In place, on top-level members of a shallow copy: what the first delete changes besides metadata. */
   prepareForDelete?(o: T): void;
+  /** Loads what the rules need; called before every write. */
+  load?(): Promise<void>;
+  /** What a writer should know about an object that is right as it stands. */
+  warnings?(o: T): string[];
   /** `old` is there on updates. */
   validate?(o: T, old?: T): FieldError[];
   validateUpdate?(o: T, old: T): FieldError[];

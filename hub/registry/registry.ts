@@ -258,6 +258,7 @@ export class Registry implements RegistryVerbs {
     o: AnyObject,
     owners?: Owners,
   ): Promise<Frozen<AnyObject>> {
+    if (kind.load) await kind.load();
     const meta = metaOf(o);
     if (meta.resourceVersion) throw badRequest('resourceVersion should not be set on objects to be created');
     this.#placeInNamespace(kind, meta, namespace);
@@ -284,6 +285,7 @@ export class Registry implements RegistryVerbs {
       validateObjectMeta(meta, kind.namespaced, kind.validName),
       () => kind.validate?.(o) ?? [],
     );
+    ctx.warnings.push(...(kind.warnings?.(o) ?? []));
     for (const guard of this.guards) guard(ctx, { verb: 'create', kind, next: o });
     this.#checkSize(o, owners !== undefined);
     for (let attempt = 1; ; attempt++) {
@@ -537,6 +539,7 @@ export class Registry implements RegistryVerbs {
     subresource: Subresource | undefined,
     make: (current: AnyObject, attempt: number) => { wanted: AnyObject; owners?: Owners },
   ): Promise<Frozen<AnyObject>> {
+    if (kind.load) await kind.load();
     try {
       return await this.#serially(this.#key(kind, key), async () => {
         for (let attempt = 1; ; attempt++) {
@@ -546,6 +549,8 @@ export class Registry implements RegistryVerbs {
           this.#checkPreconditions(kind, key.name, wanted.metadata, current.metadata!);
           const sent = subresource ? undefined : wanted.metadata?.managedFields;
           const next = this.#merge(kind, current, wanted, subresource);
+          if (!subresource)
+            for (const w of kind.warnings?.(next) ?? []) if (!ctx.warnings.includes(w)) ctx.warnings.push(w);
           this.#setOwners(ctx, kind, subresource, next, current, sent, owners);
           for (const guard of this.guards) guard(ctx, { verb: 'update', kind, subresource, next, current });
           const answer = (o: AnyObject) => (subresource === 'scale' ? deepFreeze(scaleOf(kind, o)) : o);

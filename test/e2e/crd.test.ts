@@ -170,6 +170,30 @@ for (const minor of ['1.32', '1.36'] as const) {
       expect(strategic.code).toBe(0);
     });
 
+    it('enforces CEL rules, and says which it does not', async () => {
+      const ruled = crd('bulbs', 'Bulb');
+      const rules = [
+        { rule: 'self.color != "red" || self.replicas < 3', message: 'red is for few' },
+        { rule: 'quantity("1").isInteger()' },
+      ];
+      const spec = { ...schema.properties.spec, 'x-kubernetes-validations': rules };
+      for (const v of ruled.spec.versions)
+        v.schema = { openAPIV3Schema: { ...schema, properties: { ...schema.properties, spec } } };
+      const made = await k.run(['create', '-f', '-'], ruled);
+      expect(made.code).toBe(0);
+      expect(made.stderr).toMatch(/Warning: .*this rule is not enforced/);
+      await k.ok(['wait', '--for=condition=Established', 'crd/bulbs.lights.example.com']);
+      const bulb = (replicas: number) => ({
+        ...lamp(`b${replicas}`, { color: 'red', replicas }),
+        kind: 'Bulb',
+      });
+      await k.ok(['create', '-f', '-'], bulb(2));
+      expect((await k.run(['create', '-f', '-'], bulb(3))).stderr).toContain(
+        'The Bulb "b3" is invalid: spec: Invalid value: "object": red is for few',
+      );
+      await k.ok(['delete', 'crd', 'bulbs.lights.example.com']);
+    });
+
     it('takes the objects along when the definition goes', async () => {
       await k.ok(['apply', '-f', '-'], crd('spots', 'Spot'));
       await k.ok(['wait', '--for=condition=Established', 'crd/spots.lights.example.com']);

@@ -1,4 +1,6 @@
 import { type Clock, rfc3339 } from '../../../api/clock.js';
+import { loadCel, rulesOf } from '../../../api/custom/cel.js';
+import type { JsonSchema } from '../../../api/custom/schema.js';
 import { CRD_CLEANUP, type CustomResourceDefinition, crdCondition } from '../../../api/kinds/crd.js';
 import { allKinds, customResourceDefinitions } from '../../../api/kinds/index.js';
 import type { Kind } from '../../../api/kinds/kind.js';
@@ -54,10 +56,22 @@ export class CustomDefinitions {
 
   /** Resolves when every kind that was there before is served. */
   async start(): Promise<void> {
+    // A definition that is written later loads this itself.
+    if (await this.#hasRules()) await loadCel();
     await this.#all.start();
     this.#started = true;
     this.#serve();
     this.#queue.start();
+  }
+
+  async #hasRules(): Promise<boolean> {
+    const { items } = await this.o.client.list(customResourceDefinitions);
+    return items.some((d) =>
+      d.spec.versions.some((v) => {
+        const schema = v.schema?.openAPIV3Schema as JsonSchema | undefined;
+        return schema !== undefined && !rulesOf(schema).next().done;
+      }),
+    );
   }
 
   async stop(): Promise<void> {

@@ -1,3 +1,4 @@
+import { checkRules, rulesOf } from '../../../api/custom/cel.js';
 import { jsonPath } from '../../../api/custom/jsonpath.js';
 import { type JsonSchema, prune, validateValue, withDefaults } from '../../../api/custom/schema.js';
 import { ageColumn, column, nameColumn } from '../../../api/kinds/columns.js';
@@ -119,6 +120,7 @@ export class CustomKind implements Kind {
   custom!: CustomParts;
   #schema: JsonSchema = {};
   #terminating = false;
+  #rules: typeof checkRules | undefined;
 
   constructor(crd: Definition, version: Version) {
     const { group, names, scope } = crd.spec;
@@ -151,6 +153,7 @@ export class CustomKind implements Kind {
     if (this.custom && schema === this.#schema) return;
     this.#schema = schema ?? { type: 'object', 'x-kubernetes-preserve-unknown-fields': true };
     this.custom = this.#parts(this.#schema);
+    this.#rules = rulesOf(this.#schema).next().done ? undefined : checkRules;
   }
 
   #parts(schema: JsonSchema): CustomParts {
@@ -206,6 +209,6 @@ export class CustomKind implements Kind {
   }
 
   validate(o: AnyObject, old?: AnyObject): FieldError[] {
-    return validateValue(o, this.#schema, '', old);
+    return validateValue(o, this.#schema, '', old, this.#rules);
   }
 }
