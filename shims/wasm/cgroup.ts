@@ -19,6 +19,11 @@ export interface Cgroups {
   setQuota(id: string, milli: number): Promise<void>;
   stats(id: string): Promise<{ cpuNanos: number; memoryBytes: number } | undefined>;
   remove(id: string): Promise<void>;
+  /**
+   * To be called some 10 ms before a start. Moving a process into a group waits for a grace period of the kernel's RCU
+   * (5 to 15 ms) unless another move was just before: this is one, of this process to where it is. Never rejects.
+   */
+  hasten(): Promise<void>;
 }
 
 const QUOTA_PERIOD_US = 100_000;
@@ -62,6 +67,7 @@ export async function detectCgroups(parent: string, mounts = readMounts()): Prom
     setQuota: async () => {},
     stats: async () => undefined,
     remove: async () => {},
+    hasten: async () => {},
   };
 }
 
@@ -90,6 +96,20 @@ async function removeDirectory(path: string): Promise<void> {
       if (code === 'ENOENT' || code !== 'EBUSY' || tries >= 50) return;
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
+  }
+}
+
+/** Puts this process into the group of a hierarchy that it is in; `controller` is empty for version 2. */
+async function moveNowhere(root: string, controller: string): Promise<void> {
+  try {
+    for (const line of (await readFile('/proc/self/cgroup', 'utf8')).split('\n')) {
+      const [, names = '', ...path] = line.split(':');
+      if (!names.split(',').includes(controller)) continue;
+      // Not created where it is not there.
+      await writeFile(join(root, path.join(':'), 'cgroup.procs'), `${process.pid}`, { flag: 'r+' });
+    }
+  } catch {
+    // Then the start takes as long as it takes.
   }
 }
 
@@ -132,11 +152,13 @@ async function unified(root: string, parent: string, controllers: string[]): Pro
       }
     },
     remove: (id) => removeDirectory(dir(id)),
+    hasten: () => moveNowhere(root, ''),
   };
 }
 
 async function legacy(hierarchies: Map<string, string>, parent: string): Promise<Cgroups> {
   const roots = [...new Set(hierarchies.values())].map((r) => join(r, parent));
+  const [controller, root] = [...hierarchies][0]!;
   for (const r of roots) await mkdir(r, { recursive: true });
   const dir = (controller: string, id: string) => {
     const root = hierarchies.get(controller);
@@ -146,7 +168,7 @@ async function legacy(hierarchies: Map<string, string>, parent: string): Promise
     version: 1,
     hasMemory: hierarchies.has('memory'),
     async create(id, limits) {
-      for (const r of roots) await mkdir(join(r, id), { recursive: true });
+      await Promise.all(roots.map((r) => mkdir(join(r, id), { recursive: true })));
       const memory = dir('memory', id);
       if (memory && limits.memoryBytes !== undefined) {
         await writeFile(join(memory, 'memory.limit_in_bytes'), `${limits.memoryBytes}`);
@@ -186,5 +208,6 @@ async function legacy(hierarchies: Map<string, string>, parent: string): Promise
     async remove(id) {
       for (const r of roots) await removeDirectory(join(r, id));
     },
+    hasten: () => moveNowhere(root, controller),
   };
 }

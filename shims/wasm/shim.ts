@@ -329,6 +329,7 @@ export class WasmShim implements Shim {
     if (this.#broken) throw new ShimError('RuntimeUnavailable', this.#broken);
     if (!this.#jailed && !this.#o.allowUnjailed)
       throw new ShimError('RuntimeUnavailable', (await this.health()).message);
+    void this.#cgroups?.hasten();
     const s: Sandbox = { id, spec, createdAt: this.#o.clock.now(), uid: this.#freeUid(), stopped: false };
     this.#sandboxes.set(id, s);
     try {
@@ -438,6 +439,7 @@ export class WasmShim implements Shim {
   async #start(c: Container): Promise<void> {
     const { record, dir } = c;
     const sandbox = this.#sandboxes.get(record.sandboxId);
+    void this.#cgroups?.hasten();
     try {
       if (!sandbox) throw new Error(`sandbox ${record.sandboxId} is not there`);
       await this.#prepare(c, sandbox);

@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
@@ -99,6 +99,19 @@ describe.skipIf(process.getuid?.() !== 0)('control groups of version 2', () => {
     writeFileSync(join(at, 'memory.stat'), 'anon 1\ninactive_file 2000\n');
     writeFileSync(join(at, 'cpu.stat'), 'usage_usec 7\n');
     expect(await groups.stats('c')).toEqual({ cpuNanos: 7000, memoryBytes: 3000 });
+  });
+
+  it('are hastened by moving this process to where it is', async () => {
+    writeFileSync(join(dir, 'cgroup.controllers'), 'memory pids\n');
+    const groups = await detectCgroups('x', [{ type: 'cgroup2', path: dir, options: [] }]);
+    const own = join(dir, /^0::(.*)$/m.exec(readFileSync('/proc/self/cgroup', 'utf8'))![1]!);
+    const procs = join(own, 'cgroup.procs');
+    await groups.hasten();
+    expect(existsSync(procs)).toBe(false);
+    mkdirSync(own, { recursive: true });
+    writeFileSync(procs, '');
+    await groups.hasten();
+    expect(readFileSync(procs, 'utf8')).toBe(`${process.pid}`);
   });
 
   it('are not used where the kernel gives none', async () => {
