@@ -9,6 +9,8 @@ import { type Context, ifThere, type Keys, onePerResource, type Reconcile } from
 /** Finalizers with which the API marks how a deletion treats dependents (meta/v1). */
 const ORPHAN = 'orphan';
 const FOREGROUND = 'foregroundDeletion';
+/** Owners that are known to be gone: their kind may be gone with them before their dependents are looked at. */
+const MAX_GONE = 1000;
 
 type Obj = Frozen<AnyObject>;
 interface Home {
@@ -26,6 +28,7 @@ export function garbageLoop(table: KindTable) {
     const homes = new Map<string, Home>();
     /** By apiVersion and kind, as owner references name them. */
     const byKind = new Map<string, Home>();
+    const goneOwners = new Set<string>();
     const add = (kind: Kind): Home => {
       const all = informers
         .of(kind as Kind<AnyObject>)
@@ -38,6 +41,9 @@ export function garbageLoop(table: KindTable) {
         if (now?.metadata?.ownerReferences?.length || marked(now, ORPHAN) || marked(now, FOREGROUND))
           keys.add(keyFor(key));
         if (!now) {
+          const [oldest] = goneOwners;
+          if (kind.custom && goneOwners.size >= MAX_GONE) goneOwners.delete(oldest!);
+          if (kind.custom) goneOwners.add(before!.metadata!.uid!);
           queueDependents(before!.metadata!.uid!);
           // The last dependent of an owner that waits for it.
           for (const r of before!.metadata?.ownerReferences ?? []) queueOwner(r.uid);
@@ -94,7 +100,7 @@ export function garbageLoop(table: KindTable) {
     /** Present, absent, or present but only waiting for its dependents to go. Unknown kinds count as present. */
     async function ownerState(o: Obj, ref: { apiVersion: string; kind: string; name: string; uid: string }) {
       const home = byKind.get(`${ref.apiVersion}|${ref.kind}`);
-      if (!home) return 'there';
+      if (!home) return goneOwners.has(ref.uid) ? 'gone' : 'there';
       let [owner] = home.all.by('uid', ref.uid) as Obj[];
       if (!owner) {
         // Our cache may be behind: ask before deleting anything. An owner in another namespace is no owner.

@@ -167,14 +167,14 @@ export class CustomDefinitions {
     const settle = (key: 'plural' | 'singular' | 'kind' | 'listKind', taken: Set<string>, reason: string) => {
       const text = wanted[key];
       if (text && taken.has(text))
-        conflict ??= { reason, message: `${JSON.stringify(text)} is already in use` };
+        conflict = { reason, message: `${JSON.stringify(text)} is already in use` };
       else if (text !== undefined) accepted[key] = text;
     };
     settle('plural', resources, 'PluralConflict');
     settle('singular', resources, 'SingularConflict');
     const short = wanted.shortNames?.find((s) => resources.has(s));
     if (short)
-      conflict ??= { reason: 'ShortNamesConflict', message: `${JSON.stringify(short)} is already in use` };
+      conflict = { reason: 'ShortNamesConflict', message: `${JSON.stringify(short)} is already in use` };
     else if (wanted.shortNames) accepted.shortNames = wanted.shortNames;
     else delete accepted.shortNames;
     settle('kind', kinds, 'KindConflict');
