@@ -3,12 +3,15 @@ import { createServer } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import type { Clock } from '../api/clock.js';
+import { tokenReviews } from '../api/kinds/index.js';
+import type { Kind } from '../api/kinds/kind.js';
 import type { Log } from '../api/log.js';
 import { version } from '../api/version.js';
 import { RbacAuthorizer } from './auth/authorizer.js';
 import { bootstrapRbac } from './auth/bootstrap.js';
 import { accessGuard } from './auth/guard.js';
 import { reviewAnswers } from './auth/reviews.js';
+import { loadTokenKey, Tokens } from './auth/tokens.js';
 import { Controllers } from './controllers/controllers.js';
 import { Api } from './http/api.js';
 import { HttpServer } from './http/server.js';
@@ -113,6 +116,9 @@ export class Hub {
     const authorizer = new RbacAuthorizer(informers);
     registry.guards.push(accessGuard(authorizer));
     for (const [kind, answer] of reviewAnswers(authorizer, clock)) registry.answers.set(kind, answer);
+    const tokens = new Tokens({ key: loadTokenKey(join(pki.dir, 'sa.key')), registry, clock });
+    registry.tokens = tokens;
+    registry.answers.set(tokenReviews as unknown as Kind, tokens.review);
     await authorizer.start();
 
     const bus = await this.#bus(pki, log.child({ room: 'broker' }));
@@ -131,6 +137,7 @@ export class Hub {
     const api = new Api({
       registry,
       authorizer,
+      documents: tokens.documents(),
       clock,
       log: log.child({ room: 'http' }),
       streams: link,
@@ -145,6 +152,7 @@ export class Hub {
         host,
         port: await this.#port(this.options.apiPort, this.options.lastPorts?.api),
         tls: { ...pki.server, ca: pki.caPem },
+        authenticate: (token) => tokens.authenticate(token),
         mounts: [
           { prefix: '/v2/', handler: (req, res) => images.handle(req, res) },
           { prefix: TRANSPILED_PATH, handler: (req, res) => transpiler.handle(req, res) },

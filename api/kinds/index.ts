@@ -13,6 +13,7 @@ import {
   selfSubjectReviews,
   selfSubjectRulesReviews,
   subjectAccessReviews,
+  tokenReviews,
 } from './reviews.js';
 import { runtimeClasses } from './runtimeclass.js';
 import { deployments, replicaSets } from './workloads.js';
@@ -39,6 +40,7 @@ export {
   selfSubjectRulesReviews,
   serviceAccounts,
   subjectAccessReviews,
+  tokenReviews,
 };
 
 /** Every kind that the API serves. A new kind is a declaration and a line here. */
@@ -59,6 +61,7 @@ export const allKinds: readonly Kind[] = [
   clusterRoles,
   clusterRoleBindings,
   customResourceDefinitions,
+  tokenReviews,
   selfSubjectReviews,
   subjectAccessReviews,
   selfSubjectAccessReviews,

@@ -1,4 +1,4 @@
-import type { UserInfo } from 'kubernetes-types/authentication/v1.js';
+import type { TokenReview, UserInfo } from 'kubernetes-types/authentication/v1.js';
 import type {
   LocalSubjectAccessReview,
   SelfSubjectAccessReview,
@@ -35,6 +35,7 @@ const question = <T extends KubeObject>(
   selectable: {},
 });
 
+export const tokenReviews = question<TokenReview>('authentication', 'TokenReview');
 export const selfSubjectReviews = question<SelfSubjectReview>('authentication', 'SelfSubjectReview');
 export const subjectAccessReviews = question<SubjectAccessReview>('authorization', 'SubjectAccessReview');
 export const selfSubjectAccessReviews = question<SelfSubjectAccessReview>(

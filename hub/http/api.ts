@@ -34,6 +34,8 @@ export interface HealthCheck {
 export interface ApiOptions {
   registry: RegistryVerbs;
   authorizer: Authorizer;
+  /** More documents by path, as JSON text: those of OpenID discovery. */
+  documents?: Readonly<Record<string, string>>;
   clock: Clock;
   log: Log;
   /** Reaches into nodes for logs; without it `pods/log` answers ServiceUnavailable. */
@@ -86,6 +88,7 @@ export class Api {
     if (this.#served?.kinds !== kinds) {
       const documents = discoveryDocuments(kinds);
       documents.set('/version', versionDocument(version));
+      for (const [path, text] of Object.entries(this.options.documents ?? {})) documents.set(path, text);
       documents.set('/', indexDocument(kinds));
       this.#served = { kinds, router: new Router(kinds), openapi: new OpenApi(kinds, version), documents };
     }

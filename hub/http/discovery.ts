@@ -23,6 +23,14 @@ export function subresourcesOf(k: Kind): Subresource[] {
       { name: 'log', verbs: ['get'] },
     );
   }
+  if (k.group === '' && k.plural === 'serviceaccounts')
+    out.push({
+      name: 'token',
+      verbs: ['create'],
+      group: 'authentication.k8s.io',
+      version: 'v1',
+      kind: 'TokenRequest',
+    });
   if (k.scale) out.push({ name: 'scale', verbs: PART, group: 'autoscaling', version: 'v1', kind: 'Scale' });
   if (k.status) out.push({ name: 'status', verbs: PART });
   return out;

@@ -260,6 +260,7 @@ function schemaOfPart(k: Kind, part: string): string | undefined {
     scale: 'io.k8s.api.autoscaling.v1.Scale',
     binding: 'io.k8s.api.core.v1.Binding',
     eviction: 'io.k8s.api.policy.v1.Eviction',
+    token: 'io.k8s.api.authentication.v1.TokenRequest',
   };
   return part === 'log' ? undefined : (OTHER[part] ?? k.schema);
 }

@@ -200,6 +200,14 @@ const podAction =
     return warn(await b.encoder.text(`${JSON.stringify(created)}\n`, f, 201), ctx.warnings);
   };
 
+const token: Run = async (b, call, req) => {
+  const f = form(call, req, 'object');
+  const ctx = context(call, req);
+  const body = await readBody(req, ctx);
+  const answer = await b.registry.requestToken(ctx, keyOfTarget(call.target), body);
+  return warn(await b.encoder.text(`${JSON.stringify(answer)}\n`, f, 201), ctx.warnings);
+};
+
 const log: Run = async (b, call, req) => {
   const pod = b.registry.get(
     context(call, req),
@@ -243,6 +251,8 @@ function operationsOf({ kind, name, subresource }: Target): Readonly<Record<stri
   if (subresource === 'scale' && kind.scale) return PART;
   if (kind.group === '') {
     if (kind.plural === 'namespaces' && subresource === 'finalize') return { PUT: ITEM['PUT']! };
+    if (kind.plural === 'serviceaccounts' && subresource === 'token')
+      return { POST: { verb: 'create', run: token } };
     if (kind.plural === 'pods' && Object.hasOwn(POD_PARTS, subresource)) return POD_PARTS[subresource]!;
   }
   throw noSuchResource();

@@ -37,6 +37,8 @@ export interface HttpServerOptions {
   port: number;
   /** PEM: the server's certificate and key, and the CA that client certificates must come from. */
   tls: { cert: string; key: string; ca: string };
+  /** The user that a bearer token stands for; undefined when it is good for nobody. */
+  authenticate?: (token: string) => User | undefined;
   mounts?: readonly Mount[];
   limits?: Partial<Limits>;
 }
@@ -193,10 +195,7 @@ export class HttpServer {
         this.options.clock,
         this,
       );
-      const reply =
-        user === undefined || (user === ANONYMOUS && req.headers.authorization !== undefined)
-          ? errorReply(unauthorized())
-          : await this.options.api.handle(exchange);
+      const reply = user === undefined ? errorReply(unauthorized()) : await this.options.api.handle(exchange);
       await this.#send(req, res, reply);
     } catch (e) {
       this.#fail(req, res, e);
@@ -218,7 +217,11 @@ export class HttpServer {
       known = { user: userOfConnection(req.socket as TLSSocket) };
       this.#users.set(connection, known);
     }
-    return known.user;
+    const { authorization } = req.headers;
+    // A certificate speaks louder than a token, as in Kubernetes.
+    if (known.user !== ANONYMOUS || authorization === undefined) return known.user;
+    const [, token] = /^bearer +(\S+) *$/i.exec(authorization) ?? [];
+    return token ? this.options.authenticate?.(token) : undefined;
   }
 
   #fail(req: NodeRequest, res: NodeResponse, e: unknown): void {

@@ -5,6 +5,7 @@
  *   signing.key        Ed25519; signs everything that goes down to nodes
  *   server.{crt,key}   for the API and the embedded broker; renewed by itself
  *   admin.{crt,key}    kubectl's (`system:masters`); renewed by itself
+ *   sa.key             ECDSA P-256; signs tokens of ServiceAccounts (hub/auth/tokens.ts); made anew when it is gone
  *   broker.{crt,key}   the hub's own client certificate at an external broker; made when first asked for
  */
 import {

@@ -98,6 +98,8 @@ export interface RegistryVerbs extends KindTable {
   ): Promise<Frozen<AnyObject>>;
   /** POST pods/NAME/binding with a core/v1 Binding. */
   bind(ctx: RequestContext, key: ObjectKey, body: unknown): Promise<void>;
+  /** POST serviceaccounts/NAME/token with an authentication.k8s.io/v1 TokenRequest. */
+  requestToken(ctx: RequestContext, key: ObjectKey, body: unknown): Promise<AnyObject>;
   /** POST pods/NAME/eviction with a policy/v1 Eviction. */
   evict(ctx: RequestContext, key: ObjectKey, body: unknown): Promise<void>;
   update(

@@ -106,6 +106,8 @@ export class Registry implements RegistryVerbs {
   readonly guards: Guard[] = [];
   /** For kinds that are questions: what is asked is answered, not stored. */
   readonly answers = new Map<Kind, Answer>();
+  /** Answers TokenRequests for ServiceAccounts. */
+  tokens: { request(namespace: string, name: string, request: AnyObject): Promise<AnyObject> } | undefined;
   readonly #store: Store;
   readonly #clock: Clock;
   readonly #log: Log;
@@ -674,6 +676,13 @@ export class Registry implements RegistryVerbs {
         ],
       };
     });
+  }
+
+  async requestToken(ctx: RequestContext, key: ObjectKey, body: unknown): Promise<AnyObject> {
+    const schema = 'io.k8s.api.authentication.v1.TokenRequest';
+    const request = decodeAs(ctx, body, 'TokenRequest', 'authentication.k8s.io/v1', schema);
+    if (!this.tokens) throw new ApiError('ServiceUnavailable', 'this server makes no tokens');
+    return this.tokens.request(key.namespace ?? '', key.name, request);
   }
 
   async evict(ctx: RequestContext, key: ObjectKey, body: unknown): Promise<void> {

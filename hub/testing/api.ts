@@ -1,9 +1,13 @@
+import { generateKeyPairSync } from 'node:crypto';
 import { type Clock, systemClock } from '../../api/clock.js';
+import { tokenReviews } from '../../api/kinds/index.js';
+import type { Kind } from '../../api/kinds/kind.js';
 import { type Log, silentLog } from '../../api/log.js';
 import { RbacAuthorizer } from '../auth/authorizer.js';
 import { bootstrapRbac } from '../auth/bootstrap.js';
 import { accessGuard } from '../auth/guard.js';
 import { reviewAnswers } from '../auth/reviews.js';
+import { Tokens } from '../auth/tokens.js';
 import { Api, type ApiOptions } from '../http/api.js';
 import type { User } from '../http/auth.js';
 import type { Reply, Request } from '../http/message.js';
@@ -42,9 +46,21 @@ export async function testApi(options: Partial<ApiOptions> & { clock?: Clock; lo
   const authorizer = new RbacAuthorizer(informers);
   registry.guards.push(accessGuard(authorizer));
   for (const [kind, answer] of reviewAnswers(authorizer, clock)) registry.answers.set(kind, answer);
+  const key = generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey;
+  const tokens = new Tokens({ key, registry, clock });
+  registry.tokens = tokens;
+  registry.answers.set(tokenReviews as unknown as Kind, tokens.review);
   await bootstrapRbac(registry.client());
   await authorizer.start();
-  const api = new Api({ registry, authorizer, clock, log, version: 'v1.36.0+coxswain0.1.0', ...options });
+  const api = new Api({
+    registry,
+    authorizer,
+    documents: tokens.documents(),
+    clock,
+    log,
+    version: 'v1.36.0+coxswain0.1.0',
+    ...options,
+  });
 
   const send = (url: string, r: TestRequest = {}): Promise<Reply> => {
     const signal = r.signal ?? new AbortController().signal;
@@ -69,6 +85,7 @@ export async function testApi(options: Partial<ApiOptions> & { clock?: Clock; lo
     api,
     informers,
     authorizer,
+    tokens,
     send,
     /** Sends and reads the whole body: not for watches that go on. */
     async call(url: string, r: TestRequest = {}): Promise<TestReply> {

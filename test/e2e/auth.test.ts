@@ -1,3 +1,5 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type ApiServer, startApiServer } from './support/api-server.js';
 import { type Kubectl, kubectlOf } from './support/kubectl.js';
@@ -76,6 +78,22 @@ for (const minor of ['1.32', '1.36'] as const) {
         'user "boss" (groups=["system:authenticated"]) is attempting to grant RBAC permissions not currently held:',
       );
       expect((await k.run(['get', 'nodes', '--as=ann', '--as-group=system:masters'])).code).toBe(0);
+    });
+
+    it('a token made by kubectl stands for its service account', async () => {
+      await k.ok(['create', 'serviceaccount', 'robot']);
+      await k.ok(['create', 'rolebinding', 'robot', '--clusterrole=view', '--serviceaccount=default:robot']);
+      const token = (await k.ok(['create', 'token', 'robot', '--duration=20m'])).trim();
+      const config = JSON.parse(await k.ok(['config', 'view', '--raw', '-o', 'json']));
+      config.users = [{ name: 'admin', user: { token } }];
+      const path = join(server.dir, `robot-${minor}.kubeconfig`);
+      await writeFile(path, JSON.stringify(config));
+      const robot = kubectlOf(minor, path, server.dir);
+      expect(await robot.ok(['auth', 'whoami'])).toMatch(/^Username +system:serviceaccount:default:robot$/m);
+      expect((await robot.run(['get', 'pods'])).code).toBe(0);
+      expect((await robot.run(['get', 'secrets'])).stderr).toContain('cannot list resource "secrets"');
+      await k.ok(['delete', 'serviceaccount', 'robot']);
+      expect((await robot.run(['get', 'pods'])).stderr).toMatch(/Unauthorized|must be logged in/);
     });
 
     it('auth reconcile adds what lacks', async () => {

@@ -12,7 +12,7 @@ import { testApi } from '../../../hub/testing/api.js';
 /** The API behind real sockets and certificates, over a store in memory: no nodes, no controllers. */
 export async function startApiServer(options: { streams?: NodeStreams } & Partial<HttpServerOptions> = {}) {
   const dir = await mkdtemp(join(tmpdir(), 'cox-api-'));
-  const { registry, store, api } = await testApi({ streams: options.streams });
+  const { registry, store, api, tokens } = await testApi({ streams: options.streams });
   const definitions = new CustomDefinitions({
     client: registry.client(),
     table: registry,
@@ -28,6 +28,7 @@ export async function startApiServer(options: { streams?: NodeStreams } & Partia
     host: '127.0.0.1',
     port: 0,
     tls: { ...pki.server, ca: pki.caPem },
+    authenticate: (token) => tokens.authenticate(token),
     ...options,
   });
   await server.start();
