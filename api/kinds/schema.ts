@@ -20,6 +20,7 @@ export interface Schema {
   'x-kubernetes-list-type'?: 'atomic' | 'map' | 'set';
   'x-kubernetes-list-map-keys'?: string[];
   'x-kubernetes-map-type'?: 'atomic';
+  'x-kubernetes-preserve-unknown-fields'?: boolean;
   'x-kubernetes-patch-merge-key'?: string;
   'x-kubernetes-patch-strategy'?: string;
 }

@@ -135,7 +135,7 @@ export class Api {
     const { kind, namespace, name, subresource } = target;
     const looks = call.verb === 'list' || call.verb === 'watch';
     const fieldSelector = looks ? (query.get('fieldSelector') ?? undefined) : undefined;
-    this.#demand(req, {
+    const attributes = {
       verb: call.verb,
       resource: kind.plural,
       subresource,
@@ -143,7 +143,9 @@ export class Api {
       namespace: namespace ?? (kind.plural === 'namespaces' && kind.group === '' ? name : undefined),
       name: name ?? (fieldSelector && nameIn(fieldSelector)),
       fieldSelector,
-    });
+    };
+    this.#demand(req, attributes);
+    call.demand = (verb) => this.#demand(req, { ...attributes, verb });
     if (!call.longRunning) return this.#limited(() => call.run(this.#backend, call, req));
 
     if (this.#longRunning >= (this.options.maxLongRunning ?? 4000)) throw tooMany();

@@ -40,6 +40,8 @@ export interface Call {
   run(backend: Backend, call: Call, req: Request): Promise<Reply>;
   /** Watches and logs last as long as the client likes. */
   longRunning: boolean;
+  /** Throws Forbidden unless the user may do this to the target as well. */
+  demand?: (verb: string) => void;
 }
 
 type Run = Call['run'];
@@ -131,7 +133,7 @@ const PATCHES: readonly string[] = Object.values(PATCH_TYPES);
 
 const patch: Run = async (b, call, req) => {
   const f = form(call, req, 'object');
-  const ctx = context(call, req);
+  const ctx = { ...context(call, req), checkCreate: () => call.demand?.('create') };
   const type = contentType(req.headers['content-type']);
   if (!PATCHES.includes(type)) throw unsupportedMediaType(PATCHES);
   const { kind } = call.target;

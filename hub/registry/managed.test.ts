@@ -1,7 +1,8 @@
 import fc from 'fast-check';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { schemaNamed } from '../../api/kinds/schema.js';
+import { type Schema, schemaNamed } from '../../api/kinds/schema.js';
 import { silentLog } from '../../api/log.js';
+import { ApiError } from '../../api/meta/errors.js';
 import { deepEqual, deepFreeze } from '../../api/meta/json.js';
 import type { AnyObject } from '../../api/meta/object.js';
 import { VirtualClock } from '../../api/testing/virtual-clock.js';
@@ -13,6 +14,7 @@ import {
   afterCreate,
   afterUpdate,
   apply,
+  emptyOf,
   encodeOwners,
   type Manager,
   type Owners,
@@ -20,7 +22,7 @@ import {
   type Write,
 } from './managed.js';
 import { Registry, stampResourceVersion } from './registry.js';
-import { compare, fieldsOf, merge, withoutFields } from './typed.js';
+import { compare, fieldsOf, merge, problemsOf, withoutFields } from './typed.js';
 
 const POD = schemaNamed('io.k8s.api.core.v1.Pod');
 const write: Write = { schema: POD, door: (s) => s.without(field('status')), time: '2026-01-01T00:00:00Z' };
@@ -83,6 +85,70 @@ describe('merging', () => {
         { containerPort: 1, protocol: 'UDP' },
       ),
     );
+  });
+
+  it('knows custom schemas: keyed lists, what is open, and what may be anything', () => {
+    const schema: Schema = {
+      type: 'object',
+      properties: {
+        spec: {
+          type: 'object',
+          properties: {
+            list: {
+              type: 'array',
+              'x-kubernetes-list-type': 'map',
+              'x-kubernetes-list-map-keys': ['id'],
+              items: { type: 'object', properties: { id: { type: 'integer' }, v: { type: 'string' } } },
+            },
+            plain: { type: 'array', items: { type: 'string' } },
+            open: { type: 'object', 'x-kubernetes-preserve-unknown-fields': true },
+            any: { type: 'object', additionalProperties: {} },
+            whole: {
+              type: 'object',
+              'x-kubernetes-map-type': 'atomic',
+              properties: { a: { type: 'string' }, b: { type: 'string' } },
+            },
+          },
+        },
+      },
+    };
+    const spec = (o: object) => ({ spec: o });
+    const live = spec({
+      list: [{ id: 1, v: 'a' }, { id: 2 }],
+      plain: ['x'],
+      open: { a: { b: 1 }, c: [1] },
+      any: { k: { b: 1 } },
+      whole: { a: '1' },
+    });
+    const config = spec({
+      list: [{ id: 1, v: 'b' }],
+      plain: ['y'],
+      open: { a: { d: 2 }, c: [2] },
+      any: { k: { d: 2 } },
+      whole: { b: '1' },
+    });
+    expect(merge(live, config, schema)).toEqual(
+      spec({
+        list: [{ id: 1, v: 'b' }, { id: 2 }],
+        plain: ['y'],
+        open: { a: { b: 1, d: 2 }, c: [2] },
+        any: { k: { b: 1, d: 2 } },
+        whole: { b: '1' },
+      }),
+    );
+    expect(fieldsOf(config, schema).toFieldsV1()).toEqual({
+      'f:spec': {
+        'f:any': { 'f:k': { '.': {}, 'f:d': {} } },
+        'f:list': { 'k:{"id":1}': { '.': {}, 'f:id': {}, 'f:v': {} } },
+        'f:open': { 'f:a': { '.': {}, 'f:d': {} }, 'f:c': {} },
+        'f:plain': {},
+        'f:whole': {},
+      },
+    });
+    expect(problemsOf(spec({ open: { x: 1 }, any: { y: {} }, no: 1 }), schema)).toEqual([
+      '.spec.no: field not declared in schema',
+    ]);
+    expect(emptyOf(schema)).toEqual({});
   });
 
   it('takes leaves as they are', () => {
@@ -432,6 +498,19 @@ describe('the registry', () => {
     await clock.advance(5000);
     expect((await put('me', generated)).object).toEqual(object);
     expect(object.metadata!.managedFields![0]!.fieldsV1).not.toHaveProperty('f:status');
+  });
+
+  it('asks whether it may make what is not there', async () => {
+    const checkCreate = () => {
+      throw new ApiError('Forbidden', 'no');
+    };
+    await expect(put('me', map('forbidden', {}), false, { checkCreate })).rejects.toMatchObject({
+      reason: 'Forbidden',
+    });
+    await put('me', map('allowed', { x: '1' }));
+    expect((await put('me', map('allowed', { x: '2' }), false, { checkCreate })).object['data']).toEqual({
+      x: '2',
+    });
   });
 
   it('writes nothing on a dry run', async () => {

@@ -28,11 +28,10 @@ function mapNode(schema: Schema | undefined): MapNode | undefined {
   const { schema: s } = resolve(schema);
   if (schema['x-kubernetes-map-type'] === 'atomic' || s['x-kubernetes-map-type'] === 'atomic')
     return undefined;
-  const open = (s as { 'x-kubernetes-preserve-unknown-fields'?: boolean })[
-    'x-kubernetes-preserve-unknown-fields'
-  ];
+  // A schema that says nothing of the type stands for anything.
+  const open = s['x-kubernetes-preserve-unknown-fields'] ?? (!s.type && !s.properties);
   if (!s.properties && !s.additionalProperties && !open) return undefined;
-  return { fields: s.properties ?? {}, others: s.additionalProperties, open: open === true };
+  return { fields: s.properties ?? {}, others: s.additionalProperties, open };
 }
 
 /** The schema's list, or undefined when it is none or one leaf. */
