@@ -220,6 +220,81 @@ for (const minor of ['1.32', '1.36'] as const) {
       );
     });
 
+    it('makes only what the user may create', async () => {
+      await k.ok(['create', 'role', 'patcher', '--verb=get,patch', '--resource=configmaps']);
+      await k.ok(['create', 'rolebinding', 'patcher', '--role=patcher', '--user=pat']);
+      await k.ok(['apply', '--server-side', '-f', file(configMap('theirs', { x: '1' }))]);
+      const changed = await apply(configMap('theirs', { y: '1' }), '--as=pat', '--field-manager=pat');
+      expect(changed).toMatchObject({ code: 0, stdout: 'configmap/theirs serverside-applied\n' });
+      const refused = await apply(configMap('new', { y: '1' }), '--as=pat', '--field-manager=pat');
+      expect(refused.stderr).toContain('User "pat" cannot create resource "configmaps" in API group ""');
+    });
+
+    it('applies custom objects by their schema', async () => {
+      const list = {
+        type: 'array',
+        items: {
+          type: 'object',
+          properties: { id: { type: 'string' }, v: { type: 'integer' } },
+          required: ['id'],
+        },
+      };
+      const spec = {
+        type: 'object',
+        properties: {
+          keyed: { ...list, 'x-kubernetes-list-type': 'map', 'x-kubernetes-list-map-keys': ['id'] },
+          plain: list,
+          free: { type: 'object', 'x-kubernetes-preserve-unknown-fields': true },
+        },
+      };
+      const version = {
+        served: true,
+        storage: true,
+        schema: { openAPIV3Schema: { type: 'object', properties: { spec } } },
+      };
+      const names = { plural: 'things', kind: 'Thing' };
+      const crd = {
+        apiVersion: 'apiextensions.k8s.io/v1',
+        kind: 'CustomResourceDefinition',
+        metadata: { name: 'things.ssa.example.com' },
+        spec: {
+          group: 'ssa.example.com',
+          scope: 'Namespaced',
+          names,
+          versions: [{ name: 'v1', ...version }],
+        },
+      };
+      await k.ok(['apply', '--server-side', '-f', file(crd)]);
+      await k.ok(['wait', '--for=condition=Established', 'crd/things.ssa.example.com']);
+      const thing = (o: object) => ({
+        apiVersion: 'ssa.example.com/v1',
+        kind: 'Thing',
+        metadata: { name: 't' },
+        spec: o,
+      });
+      const one = thing({ keyed: [{ id: 'a', v: 1 }], plain: [{ id: 'x' }], free: { deep: { a: 1 } } });
+      expect(await apply(one, '--field-manager=one')).toMatchObject({ code: 0 });
+      expect(
+        await apply(thing({ keyed: [{ id: 'b' }], free: { deep: { b: 1 } } }), '--field-manager=two'),
+      ).toMatchObject({ code: 0 });
+      expect((await get('thing/t')).spec).toEqual({
+        keyed: [{ id: 'a', v: 1 }, { id: 'b' }],
+        plain: [{ id: 'x' }],
+        free: { deep: { a: 1, b: 1 } },
+      });
+      const refused = await apply(thing({ keyed: [{ id: 'a', v: 2 }], plain: [] }), '--field-manager=two');
+      expect(refused.stderr).toContain(
+        'Apply failed with 2 conflicts: conflicts with "one":\n- .spec.plain\n- .spec.keyed[id="a"].v',
+      );
+      expect(await apply(thing({ free: { deep: { a: 1 } } }), '--field-manager=one')).toMatchObject({
+        code: 0,
+      });
+      expect((await get('thing/t')).spec).toEqual({ keyed: [{ id: 'b' }], free: { deep: { a: 1, b: 1 } } });
+      expect((await apply(thing({ no: 1 }), '--field-manager=one', '--validate=false')).stderr).toContain(
+        '.spec.no: field not declared in schema',
+      );
+    });
+
     it('applies a status', async () => {
       expect((await apply(deployment('st', 1), '--field-manager=me')).code).toBe(0);
       const status = {
