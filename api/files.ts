@@ -28,6 +28,12 @@ export function writeFileAtomic(path: string, data: string | Uint8Array, mode: n
     renameSync(tmp, path);
   } catch (e) {
     rmSync(tmp, { force: true });
+    // Calls on a descriptor do not say which file they failed at: a full disk would have no name.
+    const error = e as NodeJS.ErrnoException;
+    if (error.path === undefined) {
+      error.path = path;
+      error.message += ` '${path}'`;
+    }
     throw e;
   }
   fsyncDir(dirname(path));

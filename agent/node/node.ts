@@ -178,7 +178,8 @@ export class NodeReporter {
             type: 'Ready',
             status: 'True',
             reason: 'KubeletReady',
-            message: 'kubelet is posting ready status',
+            // A node that runs Wasm only because its container runtime is down must not look well.
+            message: `kubelet is posting ready status${notReady.length > 0 ? `; not ready: ${notReady.join('; ')}` : ''}`,
           }
         : {
             type: 'Ready',

@@ -181,6 +181,7 @@ export class PodWorker implements PodContext {
       this.#readFailures = 0;
     } catch (e) {
       this.host.log.warn({ pod: podId(this.pod), err: (e as Error).message }, 'cannot see the pod');
+      this.#tellNoRuntime();
       this.#wakeIn(Math.min(RETRY_BASE_MS * 2 ** this.#readFailures++, RETRY_MAX_MS));
       return;
     }
@@ -281,6 +282,15 @@ export class PodWorker implements PodContext {
     this.pod = { ...this.pod, metadata: { ...this.pod.metadata, ...metadata } };
   }
 
+  /** Why no runtime here can run the pod; told once. */
+  #tellNoRuntime(): string | undefined {
+    const found = this.host.shimOf(this.pod);
+    if (!('missing' in found)) return undefined;
+    if (this.goal().kind === 'run')
+      this.#once('sandbox-missing', () => this.event('Warning', 'FailedCreatePodSandBox', found.missing));
+    return found.missing;
+  }
+
   goal(): Goal {
     const { metadata, spec } = this.pod;
     const own = spec?.terminationGracePeriodSeconds;
@@ -312,10 +322,7 @@ export class PodWorker implements PodContext {
       this.fail('DeadlineExceeded', message, this.pod.spec?.terminationGracePeriodSeconds ?? 30);
     }
     const goal = this.goal();
-    const found = this.host.shimOf(this.pod);
-    const noRuntime = 'missing' in found ? found.missing : undefined;
-    if (noRuntime && goal.kind === 'run')
-      this.#once('sandbox-missing', () => this.event('Warning', 'FailedCreatePodSandBox', noRuntime));
+    const noRuntime = this.#tellNoRuntime();
     return {
       pod: this.pod,
       goal,
