@@ -65,7 +65,8 @@ describe('schemas', () => {
         version: k.version,
         kind: k.kind,
       });
-      expect(all[`${k.schema}List`]).toBeDefined();
+      // A question that is answered and never stored is in no list.
+      if (!k.verbs || k.verbs.includes('list')) expect(all[`${k.schema}List`]).toBeDefined();
     }
     const visit = (s: Schema): void => {
       if (s.$ref) expect(all[s.$ref.replace('#/definitions/', '')], s.$ref).toBeDefined();
