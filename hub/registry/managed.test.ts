@@ -223,6 +223,19 @@ describe('a creator', () => {
   });
 });
 
+it('objects read from disk share equal sets too', () => {
+  const read = (): AnyObject => {
+    const o = { ...pod({}), metadata: { name: 'p', managedFields: encodeOwners(begunBy('me')) } };
+    const parsed = JSON.parse(JSON.stringify(o)) as AnyObject;
+    stampResourceVersion(parsed, 7);
+    return parsed;
+  };
+  const [a, b] = [read(), read()];
+  expect(a.metadata!.managedFields![0]!.fieldsV1).toBe(b.metadata!.managedFields![0]!.fieldsV1);
+  expect(a).toEqual({ ...b });
+});
+const begunBy = (who: string) => afterCreate(write, pod({ labels: { a: '1' } }), updater(who));
+
 describe('updates', () => {
   const start = pod({ labels: { a: '1', b: '1' } });
   const begun = afterCreate(write, start, updater('one'));
