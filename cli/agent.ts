@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { Agent, type AgentOptions } from '../agent/main.js';
-import { DEFAULT_EVICTION_HARD } from '../agent/node/pressure.js';
+import { parseReserve } from '../agent/node/node.js';
+import { DEFAULT_EVICTION_HARD, parseThresholds } from '../agent/node/pressure.js';
 import { systemClock } from '../api/clock.js';
 import { KEEPALIVE_SECONDS } from '../api/wire/topics.js';
 import {
@@ -76,20 +77,38 @@ function labels(texts: string[]): Record<string, string> {
   );
 }
 
+/** Wrong values are told before anything is begun. */
+function checked(name: string, value: string, parse: (text: string) => unknown): string {
+  try {
+    parse(value);
+  } catch (e) {
+    throw new UsageError(`--${name}: ${(e as Error).message}`);
+  }
+  return value;
+}
+
+function socketUrl(text: string | undefined): string | undefined {
+  if (text !== undefined && !text.startsWith('unix:///'))
+    throw new UsageError(
+      `--runtime-endpoint must be unix:///PATH/OF/SOCKET, not "${text}", e.g. unix:///run/containerd/containerd.sock`,
+    );
+  return text;
+}
+
 /** What the node flags say; the rest of the agent's options comes from the caller. */
 export function nodeOptions(flags: Flags): Omit<AgentOptions, 'dataDir' | 'log' | 'clock'> {
   const keepalive = flags.number('keepalive', 10, 1200);
   return {
     nodeName: flags.text('node-name'),
-    runtimeEndpoint: flags.text('runtime-endpoint'),
+    runtimeEndpoint: socketUrl(flags.text('runtime-endpoint')),
     podSubnet: flags.text('pod-subnet'),
     wasmAllowUnjailed: flags.on('wasm-allow-unjailed'),
     keepalive,
     node: {
       labels: labels(flags.list('label')),
-      evictionHard: flags.required('eviction-hard'),
+      evictionHard: checked('eviction-hard', flags.required('eviction-hard'), parseThresholds),
       pressureTransitionSeconds: flags.number('pressure-transition-period', 0, 86_400),
-      systemReserved: flags.required('system-reserved'),
+      systemReserved: checked('system-reserved', flags.required('system-reserved'), parseReserve),
       maxPods: flags.number('max-pods', 1, 1000),
     },
   };
