@@ -24,6 +24,8 @@ export interface Cgroups {
    * (5 to 15 ms) unless another move was just before: this is one, of this process to where it is. Never rejects.
    */
   hasten(): Promise<void>;
+  /** Gives back our own directory, where no container is left in it. */
+  close(): Promise<void>;
 }
 
 const QUOTA_PERIOD_US = 100_000;
@@ -68,6 +70,7 @@ export async function detectCgroups(parent: string, mounts = readMounts()): Prom
     stats: async () => undefined,
     remove: async () => {},
     hasten: async () => {},
+    close: async () => {},
   };
 }
 
@@ -113,6 +116,11 @@ async function moveNowhere(root: string, controller: string): Promise<void> {
   }
 }
 
+/** A group with groups or processes in it stays. */
+async function removeIfEmpty(path: string): Promise<void> {
+  await rmdir(path).catch(ignore);
+}
+
 async function unified(root: string, parent: string, controllers: string[]): Promise<Cgroups> {
   const wanted = ['memory', 'cpu', 'pids'].filter((c) => controllers.includes(c));
   let at = root;
@@ -153,6 +161,7 @@ async function unified(root: string, parent: string, controllers: string[]): Pro
     },
     remove: (id) => removeDirectory(dir(id)),
     hasten: () => moveNowhere(root, ''),
+    close: () => removeIfEmpty(at),
   };
 }
 
@@ -209,5 +218,8 @@ async function legacy(hierarchies: Map<string, string>, parent: string): Promise
       for (const r of roots) await removeDirectory(join(r, id));
     },
     hasten: () => moveNowhere(root, controller),
+    async close() {
+      for (const r of roots) await removeIfEmpty(r);
+    },
   };
 }

@@ -45,7 +45,7 @@ export interface Volume extends Mount {
 /**
  * Volumes → mounts of the jail and what the guest sees. Directories become preopened directories in the order given;
  * single files are gathered below preopened parents, into an existing one where a directory is mounted there.
- * `workingDir` is preopened a second time as `.`, which is how a WASI guest has a working directory.
+ * `workingDir`, where it lies in a volume, is preopened once more as `.`: how a WASI guest has a working directory.
  */
 export function layOut(
   volumes: readonly Volume[],
@@ -76,7 +76,12 @@ export function layOut(
     parent.files.push({ name: basename(path), host: inside[i]!, readOnly: v.readOnly });
   });
   const { workingDir } = options;
-  const home = workingDir === undefined ? undefined : preopens.find((p) => p.guest === guestPath(workingDir));
-  if (home) preopens.push({ ...home, guest: '.' });
+  const home = workingDir === undefined ? undefined : guestPath(workingDir);
+  const [above] = preopens
+    .filter((p) => home !== undefined && `${home}/`.startsWith(p.guest === '/' ? '/' : `${p.guest}/`))
+    .sort((a, b) => b.guest.length - a.guest.length);
+  const below = above && posix.relative(above.guest, home!);
+  if (below === '') preopens.push({ ...above!, guest: '.' });
+  else if (above?.host !== undefined) preopens.push({ ...above, guest: '.', below: below!, files: [] });
   return { mounts, preopens };
 }

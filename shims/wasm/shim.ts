@@ -45,6 +45,8 @@ export interface WasmShimOptions {
   jail?: 'auto' | 'off';
   /** First of the 65,536 user ids given to pods; by default a range of its own for each dataDir. */
   uidBase?: number;
+  /** Changes with every boot of the machine; by default the kernel's. */
+  bootId?: () => string;
   /** Where the host program and jail.pl lie; by default beside this file. */
   programs?: string;
 }
@@ -144,6 +146,7 @@ export class WasmShim implements Shim {
   readonly #sandboxes = new Map<string, Sandbox>();
   readonly #containers = new Map<string, Container>();
   readonly #listeners = new Set<(e: ShimEvent) => void>();
+  readonly #bootId: () => string;
   #cgroups: Cgroups | undefined;
   #programs = '';
   #libraries: JailMount[] = [];
@@ -160,6 +163,7 @@ export class WasmShim implements Shim {
     this.#transpiled =
       options.transpiled ?? (hub && new TranspiledCache(join(dataDir, 'transpiled'), hubRequest(hub, clock)));
     this.#log = options.log.child({ shim: 'wasm' });
+    this.#bootId = options.bootId ?? bootId;
   }
 
   async start(): Promise<void> {
@@ -185,6 +189,7 @@ export class WasmShim implements Shim {
     this.#started = false;
     this.#cancelPoll();
     this.#listeners.clear();
+    await this.#cgroups?.close();
   }
 
   onEvent(listener: (e: ShimEvent) => void): () => void {
@@ -588,7 +593,7 @@ export class WasmShim implements Shim {
     const on = (b: boolean) => (b ? 1 : 0);
     return [
       ['arch', process.arch],
-      ['boot', bootId()],
+      ['boot', this.#bootId()],
       ['state', dir],
       ['spec', join(dir, 'spec.json')],
       ['message', join(dir, 'message')],
@@ -875,7 +880,7 @@ export class WasmShim implements Shim {
           guest,
           startedAt: Math.max(startedAt, record.createdAt),
         });
-        if (boot !== bootId() && !(await this.#readEnd(c))) {
+        if (boot !== this.#bootId() && !(await this.#readEnd(c))) {
           c.supervisor = undefined;
           c.guest = undefined;
           await this.#setEnd(c, 137, 0, 0, 'the node was restarted while it ran', 'lost');

@@ -79,6 +79,21 @@ describe('what the guest sees of volumes', () => {
       ['/host/data/two', '/v/2', 0],
     ]);
   });
+
+  it.each([
+    ['/data/a/b', '/v/0', 'a/b'],
+    ['/data/inner/x/', '/v/1', 'x'],
+    ['/database', undefined, undefined],
+    ['/etc/x', undefined, undefined],
+    ['/', undefined, undefined],
+  ])('a working directory %s is found in the innermost volume', (workingDir, host, below) => {
+    const { preopens } = layOut(
+      [volume('/data', true), volume('/data/inner', true), volume('/etc/one', false)],
+      { jailed: true, idmap: true, workingDir },
+    );
+    const home = preopens.find((p) => p.guest === '.');
+    expect([home?.host, home?.below]).toEqual([host, below]);
+  });
 });
 
 describe.skipIf(process.getuid?.() !== 0)('control groups of version 2', () => {

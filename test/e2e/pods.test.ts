@@ -1,5 +1,5 @@
 /** The pod manager over real runtimes: what a pod's spec says reaches real processes, and survives the agent. */
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ConfigMap, Container, Pod, Secret } from 'kubernetes-types/core/v1.js';
@@ -348,6 +348,63 @@ describe.skipIf(missing('root'))('pods of WebAssembly', () => {
     } finally {
       await agent.dispose();
       await made.shim.stop();
+      await made.remove();
+    }
+  });
+
+  it('come back after a reboot of the machine, with what ended them told', async () => {
+    const made = await wasmShim(
+      { 'example.test/box:1': await buildModule('box') },
+      { bootId: () => 'the-first-boot' },
+    );
+    let { shim } = made;
+    const agent = new Agent(() => shim);
+    try {
+      await agent.start();
+      const box = (name: string): Container => ({
+        name,
+        image: 'example.test/box:1',
+        args: ['echo', 'up', ';', 'sleep', '1000000'],
+      });
+      const always = pod('always', [box('main')], { restartPolicy: 'Always' });
+      const never = pod('never', [box('main')]);
+      agent.set(always, never);
+      for (const p of [always, never]) await agent.phase(p, 'Running');
+      const before = agent.container(always, 'main')!.containerID;
+
+      // The power is cut: agent, supervisors and guests end, and nobody writes down how. (The old shim, which in truth
+      // would be gone as well, must not see them end before the new one has looked.)
+      await agent.manager.stop();
+      await shim.stop();
+      shim = await made.again({ bootId: () => 'the-second-boot' });
+      const containers = join(made.dataDir, 'containers');
+      for (const id of readdirSync(containers)) {
+        const [, supervisor] = readFileSync(join(containers, id, 'pid'), 'utf8').split(' ');
+        process.kill(Number(supervisor), 'SIGKILL');
+      }
+      const { containers: found } = await shim.list();
+      expect(
+        found.map(({ state, exitCode, reason, message }) => ({ state, exitCode, reason, message })),
+      ).toEqual(
+        Array(2).fill({
+          ...{ state: 'exited', exitCode: 137, reason: 'Unknown' },
+          message: 'the node was restarted while it ran',
+        }),
+      );
+
+      agent.last.clear();
+      await agent.start();
+      await agent.phase(never, 'Failed');
+      await eventually('a restart', async () => {
+        const c = agent.container(always, 'main');
+        return c?.restartCount === 1 && c.state?.running !== undefined;
+      });
+      const after = agent.container(always, 'main')!;
+      expect(after.containerID).not.toBe(before);
+      expect(after.lastState?.terminated).toMatchObject({ exitCode: 137, reason: 'Unknown' });
+    } finally {
+      await agent.dispose();
+      await shim.stop();
       await made.remove();
     }
   });

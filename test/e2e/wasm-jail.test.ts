@@ -1,4 +1,13 @@
-import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import {
+  copyFileSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -216,3 +225,27 @@ describe.skipIf(missing('root'))(
     });
   },
 );
+
+describe.skipIf(missing('root'))('control groups', () => {
+  it('go with the containers, and their parent with the last of them', async () => {
+    const made = await wasmShim({ 'example.test/box:1': await buildModule('box') });
+    const parent = createHash('sha256').update(made.dataDir).digest('hex').slice(0, 8);
+    const found = () =>
+      ['', ...readdirSync('/sys/fs/cgroup')]
+        .map((controller) => join('/sys/fs/cgroup', controller, 'coxswain', parent))
+        .filter((path) => existsSync(path));
+    const pod = await TestPod.make(made.shim);
+    const id = await pod.start('example.test/box:1', ['echo', 'up', ';', 'sleep', '1000000']);
+    const groups = found();
+    await made.shim.stop();
+    expect(found(), 'a running container keeps its own').toEqual(groups);
+    for (const g of groups) expect(existsSync(join(g, id))).toBe(true);
+    const again = await made.again();
+    await again.removeSandbox(pod.sandboxId);
+    expect(found()).toEqual(groups);
+    await again.stop();
+    expect(found()).toEqual([]);
+    rmSync(pod.logs, { recursive: true, force: true });
+    await made.remove();
+  });
+});

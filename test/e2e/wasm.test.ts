@@ -166,6 +166,28 @@ for (const { mode, jailed } of modes)
           expect(out.split('\n')).toEqual(['one', 'two', 'b', 'one', 'two', 'type 4 size 8', 'b s', '']);
         });
 
+        it('has a working directory: a volume, or a directory in one, made where it is missing', async () => {
+          const inVolume = await run('cat outside ; mkdir d'.split(' '), [mount()], { workingDir: '/data' });
+          expect(inVolume).toMatchObject({ out: SECRET, err: '' });
+          const below = await run('write x deep ; cat x'.split(' '), [mount()], {
+            workingDir: '/data/inside/a/b',
+          });
+          expect(below).toMatchObject({ out: 'deep', err: '' });
+          expect(readFileSync(join(volume, 'inside/a/b/x'), 'utf8')).toBe('deep\n');
+        });
+
+        it('has no working directory that leads out of its volume, or that is missing from a read-only one', async () => {
+          symlinkSync('..', join(volume, 'inside/up'));
+          const inside = mount(join(volume, 'inside'));
+          const out = await run(['cat', 'outside'], [inside], { workingDir: '/data/up' });
+          expect(out.status).toMatchObject({ exitCode: 126, reason: 'ContainerCannotRun' });
+          expect(out.status.message).toMatch(/working directory cannot be opened: up in its volume/);
+          const readOnly = await run(['cat', 'x'], [mount(volume, { readOnly: true })], {
+            workingDir: '/data/none',
+          });
+          expect(readOnly.status.message).toMatch(/none in its volume: ENOENT/);
+        });
+
         it('has a clock, randomness and sleep', async () => {
           const { status, out } = await run('now ; sleep 20 ; random ; random'.split(' '));
           const [now = '', a, b] = out.split('\n');

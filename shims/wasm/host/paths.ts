@@ -15,6 +15,7 @@ import {
   symlinkSync,
   unlinkSync,
 } from 'node:fs';
+import { CannotRun, type Preopen } from './spec.js';
 
 /**
  * Paths of the guest, resolved so that nothing leads out of a preopened directory: every component is opened by itself
@@ -322,20 +323,30 @@ export function entryStats(dir: Dir, name: string): BigIntStats | undefined {
 }
 
 /** Opens the preopened directories; fails with the path in the message. */
-export function openPreopens(
-  preopens: readonly {
-    guest: string;
-    host?: string;
-    readOnly: boolean;
-    files: readonly { name: string; host: string; readOnly: boolean }[];
-  }[],
-): { guest: string; dir: Dir }[] {
-  return preopens.map(({ guest, host, readOnly, files }) => ({
-    guest,
-    dir: {
+export function openPreopens(preopens: readonly Preopen[]): { guest: string; dir: Dir }[] {
+  return preopens.map(({ guest, host, below, readOnly, files }) => {
+    const dir = {
       fd: host === undefined ? -1 : openSync(host, constants.O_RDONLY | constants.O_DIRECTORY),
       readOnly,
       files: new Map(files.map((f) => [f.name, { path: f.host, readOnly: f.readOnly }])),
-    },
-  }));
+    };
+    return { guest, dir: below === undefined ? dir : openBelow(dir, below) };
+  });
+}
+
+function openBelow(dir: Dir, path: string): Dir {
+  const parts = path.split('/');
+  try {
+    for (let n = 1; n <= parts.length && !dir.readOnly; n++)
+      try {
+        mkdirAt(dir, parts.slice(0, n).join('/'));
+      } catch (e) {
+        if (codeOf(e) !== 'EEXIST') throw e;
+      }
+    return openAt(dir, path, { directory: true, follow: true, read: true, write: false });
+  } catch (e) {
+    throw new CannotRun(`the working directory cannot be opened: ${path} in its volume: ${codeOf(e)}`);
+  } finally {
+    if (dir.fd >= 0) closeSync(dir.fd);
+  }
 }

@@ -20,6 +20,8 @@ export interface Preopen {
   guest: string;
   /** Absent for a directory that only exists to hold `files`. */
   host?: string;
+  /** A directory below `host`, found as the guest's paths are; made where it is missing and may be made. */
+  below?: string;
   readOnly: boolean;
   /** Files mounted into it, by name; they hide what the directory itself has there. */
   files: { name: string; host: string; readOnly: boolean }[];
@@ -40,6 +42,9 @@ export const EXIT = {
   /** A failure of the host itself. */
   host: 125,
 } as const;
+
+/** The container cannot run; the message says why. */
+export class CannotRun extends Error {}
 
 /** The functions of wasi_snapshot_preview1: what a core module may import. */
 export const P1_FUNCTIONS =

@@ -1,7 +1,8 @@
-import { EXIT } from './spec.js';
+import { CannotRun, EXIT } from './spec.js';
 
 /** Exit code and text for what ended a guest from within: a trap, a stack overflow, or a failure of the host. */
 export function describeTrap(e: unknown): [number, string] {
+  if (e instanceof CannotRun) return [EXIT.cannotRun, e.message];
   const error = e instanceof Error ? e : new Error(String(e));
   const frame = /at (?:(\S+) \()?wasm:\/\/wasm\/[^:]*:wasm-function\[(\d+)\]:(0x[0-9a-f]+)/.exec(
     error.stack ?? '',

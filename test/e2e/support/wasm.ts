@@ -178,10 +178,11 @@ export class TestPod {
   }
 }
 
-/** A shim on a directory of its own. `again()` makes a second object on the same state, as a restarted agent does. */
+/** A shim on a directory of its own. `again()` makes a second object on the same state, as a
+ * restarted agent does. */
 export async function wasmShim(files: Record<string, string>, options: Partial<WasmShimOptions> = {}) {
   const dataDir = await mkdtemp(join(tmpdir(), 'wasm-shim-'));
-  const make = async (): Promise<WasmShim> => {
+  const make = async (more: Partial<WasmShimOptions> = {}): Promise<WasmShim> => {
     const images = new LocalImages(files);
     for (const name of Object.keys(files)) await images.pull(name);
     const shim = new WasmShim({
@@ -191,6 +192,7 @@ export async function wasmShim(files: Record<string, string>, options: Partial<W
       clock: systemClock,
       programs: hostPrograms(),
       ...options,
+      ...more,
     });
     await shim.start();
     return shim;
