@@ -66,6 +66,11 @@ export class Outbox {
     return this.#batches.size === 0 && !this.#dirty();
   }
 
+  /** What is held; each is bounded. */
+  sizes(): { pods: number; events: number; batches: number } {
+    return { pods: this.#pods.size, events: this.#events.size, batches: this.#batches.size };
+  }
+
   node(report: NodeReport): void {
     const clean = withoutTimes(report);
     const text = canonical(clean);
@@ -109,8 +114,8 @@ export class Outbox {
     this.#retries = 0;
     this.#all = all;
     if (all) {
-      if (this.#node) this.#node.acked = 0;
-      for (const s of this.#pods.values()) s.acked = 0;
+      if (this.#node) this.#node.acked = this.#node.sent = 0;
+      for (const s of this.#pods.values()) s.acked = s.sent = 0;
     }
     this.#gather();
   }

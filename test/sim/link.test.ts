@@ -319,6 +319,31 @@ describe('link', () => {
     await w.stop();
   });
 
+  it('tells a hub that has forgotten everything all that it knows, with nothing changed', async () => {
+    const w = new World();
+    await w.startHub();
+    await w.startAgent('pi1');
+    await w.pod('web', 'pi1');
+    await w.run(1000);
+    await w.hub.stop();
+    w.net.unreachable.add('pi1');
+    w.net.cut('pi1');
+    await w.startHub();
+    await w.run(120_000);
+    expect((await w.ready('pi1'))?.status).toBe('Unknown');
+    w.net.unreachable.clear();
+    await w.run(120_000);
+    expect((await w.ready('pi1'))?.status).toBe('True');
+    // A deleted node comes back whole with its next connection.
+    await w.client.delete(nodes, { name: 'pi1' });
+    await w.hub.stop();
+    await w.startHub();
+    w.net.cut('pi1');
+    await w.run(10_000);
+    expect((await w.node('pi1')).status?.capacity?.cpu).toBe('4');
+    await w.stop();
+  });
+
   it('hands the last desired set to a new agent with no hub, and sets a torn file aside', async () => {
     const w = new World();
     await w.startHub();
