@@ -369,15 +369,22 @@ export class HubLink implements NodeStreams {
     n.retries = 0;
     this.#log.info({ node: n.name, generation: h.g }, 'node linked');
     answer(TYPE.welcome, welcome);
-    if (welcome.i)
-      n.cancelFlush = this.#clock.after(DELTA_RETRY_MS, () => {
-        // The inventory was lost: start over.
-        n.cancelFlush = undefined;
-        if (!n.held) this.#query(n);
-      });
+    if (welcome.i) this.#queryUntilHeld(n);
     n.dirty = true;
     this.#flush(n);
     this.#queue.add(n.name);
+  }
+
+  /** The inventory, or the query for another hello, may be lost: asked again until one of them came through. */
+  #queryUntilHeld(n: NodeLink): void {
+    const wait = Math.min(DELTA_RETRY_MAX_MS, DELTA_RETRY_MS * 2 ** n.retries);
+    n.cancelFlush = this.#clock.after(wait, () => {
+      n.cancelFlush = undefined;
+      if (n.held || this.#stopped) return;
+      n.retries++;
+      this.#query(n);
+      this.#queryUntilHeld(n);
+    });
   }
 
   async #renew(n: NodeLink, r: Renew): Promise<void> {
@@ -511,7 +518,7 @@ export class HubLink implements NodeStreams {
     if (a.s !== n.session.id) return;
     if (a.d !== n.inflight?.digest) {
       // The hourly comparison: what the agent holds must be what this side thinks that it holds.
-      if (n.held && !n.inflight && a.d !== digestOf(n.held)) this.#query(n);
+      if (!n.inflight && (!n.held || a.d !== digestOf(n.held))) this.#query(n);
       return;
     }
     n.inflight.cancel();
