@@ -127,6 +127,11 @@ export class AgentLink implements Reporter {
     return this.connected && this.#outbox.idle;
   }
 
+  /** What waits for the hub. */
+  sizes(): ReturnType<Outbox['sizes']> {
+    return this.#outbox.sizes();
+  }
+
   /** Delivers the last good desired set to the pod host, then connects in the background, for ever. */
   start(): void {
     const { held, torn } = this.#file.load();
@@ -380,13 +385,16 @@ export class AgentLink implements Reporter {
         this.#sendInventory(session);
         return;
       }
+      // What ends a pod is on disk before it is acted on: with an older set on disk, a restart would run it once more.
+      const ends = [...this.#items].some(([k, { hash }]) => k.startsWith('p/') && next.get(k)?.hash !== hash);
       this.#items = next;
       this.#generation = d.g;
       const set = toDesiredSet(d.g, next);
       this.#confirmed = true;
+      this.#file.save({ generation: d.g, items: next });
+      if (ends) this.#file.flush();
       this.#o.host.setDesired(set);
       this.#outbox.prune(new Set(set.pods.map((p) => p.metadata?.uid ?? '')));
-      this.#file.save({ generation: d.g, items: next });
     }
     this.#sendApplied(session);
   }
