@@ -2,11 +2,13 @@
 import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
-let serial = 0;
-
-/** Replaces the file as a whole, and is on disk when it resolves (fsync of file and directory). */
+/**
+ * Replaces the file as a whole, and is on disk when it resolves (fsync of file and directory). Not to be called again
+ * for a file while a call for it is under way: what waits beside it has a fixed name, so that a process that is killed
+ * on the way leaves nothing that the next write does not take along.
+ */
 export async function writeDurably(path: string, data: string, mode = 0o600): Promise<void> {
-  const temporary = `${path}.${process.pid}-${serial++}.tmp`;
+  const temporary = `${path}.tmp`;
   await mkdir(dirname(path), { recursive: true });
   try {
     const f = await open(temporary, 'w', mode);

@@ -1,6 +1,6 @@
 /** Writing files so that a cut of power leaves the old content or the new, never a torn one. */
 import { closeSync, fchmodSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 
 /** Makes renames and new names in `dir` durable. */
 export function fsyncDir(dir: string): void {
@@ -12,10 +12,14 @@ export function fsyncDir(dir: string): void {
   }
 }
 
-/** Writes beside, fsyncs, renames over, fsyncs the directory. Throws the file system's error and leaves no debris. */
+/**
+ * Writes beside, fsyncs, renames over, fsyncs the directory. Throws the file system's error and leaves no debris; what a
+ * process leaves that is killed on the way has a name of its own (`.<name>.tmp`), so that the next write takes it along.
+ */
 export function writeFileAtomic(path: string, data: string | Uint8Array, mode: number): void {
   const bytes = typeof data === 'string' ? Buffer.from(data) : data;
-  const tmp = join(dirname(path), `.${process.pid}.${process.hrtime.bigint()}.tmp`);
+  const tmp = join(dirname(path), `.${basename(path)}.tmp`);
+  rmSync(tmp, { force: true });
   const fd = openSync(tmp, 'wx', mode);
   try {
     try {
