@@ -1,14 +1,31 @@
 import { defineConfig } from 'vitest/config';
 
-/** Two projects: `unit` sits beside the code and needs nothing but Node; `e2e` drives built binaries with real parts. */
+/**
+ * Three projects: `unit` sits beside the code and needs nothing but Node; `sim` runs the whole system under faults from
+ * seeds (docs/simulator.md); `e2e` drives built binaries with real parts.
+ */
 export default defineConfig({
   test: {
     projects: [
       {
         test: {
           name: 'unit',
-          include: ['{api,hub,agent,shims,cli}/**/*.test.ts', 'test/sim/**/*.test.ts'],
+          include: [
+            '{api,hub,agent,shims,cli}/**/*.test.ts',
+            'test/sim/link.test.ts',
+            'test/sim/world/*.test.ts',
+          ],
           testTimeout: 30_000,
+          globalSetup: ['scripts/schemas.mjs'],
+        },
+      },
+      {
+        test: {
+          name: 'sim',
+          include: ['test/sim/*.test.ts'],
+          exclude: ['test/sim/link.test.ts'],
+          testTimeout: 300_000,
+          fileParallelism: false,
           globalSetup: ['scripts/schemas.mjs'],
         },
       },

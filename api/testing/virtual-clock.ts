@@ -12,12 +12,60 @@ export function seeded(seed: number): () => number {
   };
 }
 
+interface Timer {
+  id: number;
+  at: number;
+  /** Absent: cancelled, or fired. */
+  fn: (() => void) | undefined;
+}
+
+/** Timers by deadline, those of one moment in the order in which they were set. */
+class TimerHeap {
+  readonly #heap: Timer[] = [];
+
+  push(t: Timer): void {
+    const h = this.#heap;
+    let i = h.push(t) - 1;
+    for (let up = (i - 1) >> 1; i > 0 && before(t, h[up]!); i = up, up = (i - 1) >> 1) h[i] = h[up]!;
+    h[i] = t;
+  }
+
+  /** The first that is due by `end`, taken out; cancelled ones go on the way. */
+  takeUntil(end: number): Timer | undefined {
+    for (let first = this.#heap[0]; first; first = this.#heap[0]) {
+      if (first.fn && first.at > end) return undefined;
+      this.#pop();
+      if (first.fn) return first;
+    }
+    return undefined;
+  }
+
+  #pop(): void {
+    const h = this.#heap;
+    const last = h.pop()!;
+    if (h.length === 0) return;
+    let i = 0;
+    for (;;) {
+      let child = 2 * i + 1;
+      if (child >= h.length) break;
+      if (child + 1 < h.length && before(h[child + 1]!, h[child]!)) child++;
+      if (!before(h[child]!, last)) break;
+      h[i] = h[child]!;
+      i = child;
+    }
+    h[i] = last;
+  }
+}
+
+const before = (a: Timer, b: Timer) => a.at < b.at || (a.at === b.at && a.id < b.id);
+
 /** For tests: time stands still until `advance` moves it. Timers fire in order of their deadline. */
 export class VirtualClock implements Clock {
   #now = 0;
   #wall: number;
   #id = 0;
-  readonly #timers = new Map<number, { at: number; fn: () => void }>();
+  readonly #timers = new TimerHeap();
+  #live = 0;
   readonly random: () => number;
 
   constructor(options: { wall?: number; seed?: number } = {}) {
@@ -34,14 +82,24 @@ export class VirtualClock implements Clock {
   }
 
   after(ms: number, fn: () => void): () => void {
-    const id = ++this.#id;
-    this.#timers.set(id, { at: this.#now + Math.max(0, ms), fn });
-    return () => this.#timers.delete(id);
+    const timer: Timer = { id: ++this.#id, at: this.#now + Math.max(0, ms), fn };
+    this.#timers.push(timer);
+    this.#live++;
+    return () => {
+      if (!timer.fn) return;
+      timer.fn = undefined;
+      this.#live--;
+    };
+  }
+
+  /** Timers ever set. */
+  get set(): number {
+    return this.#id;
   }
 
   /** Timers not yet fired. */
   get pending(): number {
-    return this.#timers.size;
+    return this.#live;
   }
 
   /** The wall clock jumps; monotonic time does not. */
@@ -57,13 +115,13 @@ export class VirtualClock implements Clock {
     const end = this.#now + ms;
     for (;;) {
       await settle();
-      let next: { id: number; at: number; fn: () => void } | undefined;
-      for (const [id, t] of this.#timers)
-        if (t.at <= end && (next === undefined || t.at < next.at)) next = { id, ...t };
+      const next = this.#timers.takeUntil(end);
       if (!next) break;
-      this.#timers.delete(next.id);
       this.#now = Math.max(this.#now, next.at);
-      next.fn();
+      const { fn } = next;
+      next.fn = undefined;
+      this.#live--;
+      fn!();
     }
     this.#now = end;
     await settle();

@@ -427,6 +427,11 @@ export class FakeShim implements Shim {
     };
   }
 
+  /** At this moment; for simulators that watch every step. */
+  isRunning(containerId: string): boolean {
+    return this.#containers.get(containerId)?.state === 'running';
+  }
+
   async stats(): Promise<ContainerStats[]> {
     const out: ContainerStats[] = [];
     for (const [containerId, live] of this.#live)
