@@ -1,12 +1,15 @@
 /** The hub as main.ts puts it together, without its HTTP server: registry, store on a simulated disk, loops, link. */
-import { allKinds } from '../../../api/kinds/index.js';
 import type { Log } from '../../../api/log.js';
 import type { VirtualClock } from '../../../api/testing/virtual-clock.js';
+import { RbacAuthorizer } from '../../../hub/auth/authorizer.js';
+import { bootstrapRbac } from '../../../hub/auth/bootstrap.js';
+import { accessGuard } from '../../../hub/auth/guard.js';
 import type { Client } from '../../../hub/client.js';
 import { Controllers } from '../../../hub/controllers/controllers.js';
 import { Informers } from '../../../hub/informer.js';
 import { HubLink } from '../../../hub/link/link.js';
 import type { Pki } from '../../../hub/pki/pki.js';
+import { CustomDefinitions } from '../../../hub/registry/custom/definitions.js';
 import { Registry, stampResourceVersion } from '../../../hub/registry/registry.js';
 import { Scheduler } from '../../../hub/scheduler/scheduler.js';
 import { NedbStore } from '../../../hub/store/nedb.js';
@@ -70,7 +73,13 @@ export class SimHub {
     const registry = new Registry({ store, clock: process, log });
     await registry.bootstrap();
     const client = registry.client();
+    const custom = new CustomDefinitions({ client, table: registry, clock: process, log });
+    await custom.start();
     const informers = new Informers(client, process, log);
+    await bootstrapRbac(client);
+    const authorizer = new RbacAuthorizer(informers);
+    registry.guards.push(accessGuard(authorizer));
+    await authorizer.start();
     if (embedded) network.start();
     const bus = network.bus(process);
     this.link = new HubLink({
@@ -88,13 +97,13 @@ export class SimHub {
       informers,
       clock: process,
       log,
-      kinds: allKinds,
+      kinds: registry,
       caPem: pki.caPem,
     });
     await this.link.start();
     await scheduler.start();
     await controllers.start();
-    this.#parts = [controllers, scheduler, this.link, informers, { stop: () => store.close() }];
+    this.#parts = [controllers, scheduler, this.link, informers, custom, { stop: () => store.close() }];
     this.client = client;
     this.o.trace(`ready ${process.name}`);
   }
