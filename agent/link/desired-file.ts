@@ -1,6 +1,7 @@
 /**
  * The last good desired set on disk, encrypted with a key derived from the node's own (Secrets are in it), so that
- * the device comes back after a power cut with no hub. Written after a change only, and a little later, to spare flash.
+ * the device comes back after a power cut with no hub. Written after a change only: at once when the last write is a
+ * while ago, so that a plug pulled a moment later costs nothing; changes that follow close upon wait, to spare flash.
  */
 import { createCipheriv, createDecipheriv, hkdfSync, type KeyObject, randomBytes } from 'node:crypto';
 import { existsSync, readFileSync, renameSync } from 'node:fs';
@@ -27,6 +28,7 @@ export class DesiredFile {
   readonly #key: Buffer;
   #pending: Held | undefined;
   #since = 0;
+  #written = Number.NEGATIVE_INFINITY;
   #cancel: (() => void) | undefined;
 
   constructor(
@@ -68,15 +70,15 @@ export class DesiredFile {
     }
   }
 
-  /** Will be written soon; of several in a row only the last. */
+  /** Will be written: at the next turn after a quiet time, else soon; of several in a row only the last. */
   save(held: Held): void {
     const now = this.clock.monotonic();
     if (!this.#pending) this.#since = now;
     this.#pending = held;
     this.#cancel?.();
-    this.#cancel = this.clock.after(Math.min(DELAY_MS, Math.max(0, this.#since + MAX_DELAY_MS - now)), () =>
-      this.flush(),
-    );
+    const quiet = now - this.#written >= MAX_DELAY_MS;
+    const delay = quiet ? 0 : Math.min(DELAY_MS, Math.max(0, this.#since + MAX_DELAY_MS - now));
+    this.#cancel = this.clock.after(delay, () => this.flush());
   }
 
   /** Writes what waits, now. A failure is logged, and tried again after a minute. */
@@ -95,6 +97,7 @@ export class DesiredFile {
     try {
       writeFileAtomic(this.path, bytes, 0o600);
       this.#pending = undefined;
+      this.#written = this.clock.monotonic();
     } catch (e) {
       this.log.error(
         { file: this.path, err: (e as Error).message },
