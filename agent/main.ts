@@ -107,6 +107,7 @@ export class Agent {
       pod: (r) => this.#link?.pod(r),
       event: (e) => this.#link?.event(e),
     };
+    let pods: PodManager | undefined;
     const node = new NodeReporter({
       ...this.options.node,
       nodeName: identity.node,
@@ -117,8 +118,9 @@ export class Agent {
       clock,
       log: log.child({ room: 'node' }),
       dataDir,
+      onPressure: (shortages) => void pods?.relieve(shortages),
     });
-    const pods = new PodManager({
+    pods = new PodManager({
       nodeName: identity.node,
       shims,
       defaultHandler,

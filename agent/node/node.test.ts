@@ -97,7 +97,7 @@ describe('node report', () => {
     const signals: string[][] = [];
     const { clock, reports, readings } = await nodeWith({
       pressureTransitionSeconds: 60,
-      onPressure: (s) => signals.push(s),
+      onPressure: (all) => signals.push(all.map((s) => s.signal)),
     });
     readings.memory!.available = 50 * 2 ** 20;
     await clock.advance(10_000);

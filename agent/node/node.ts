@@ -45,8 +45,8 @@ export interface NodeReporterOptions extends NodeSettings {
   version: string;
   /** Where the runtime keeps its images, when on another file system than dataDir. */
   imageDir?: string;
-  /** Told while thresholds are broken, at every look: which signals. */
-  onPressure?: (signals: string[]) => void;
+  /** Told while thresholds are broken, at every look: which signals, in absolute numbers. */
+  onPressure?: (shortages: { signal: string; limit: number; available: number }[]) => void;
   /** For tests and simulators. */
   readings?: () => Readings;
   facts?: () => Promise<MachineFacts>;
@@ -164,8 +164,8 @@ export class NodeReporter {
       pressureTransitionSeconds * 1000,
     );
     this.#state = state;
-    const signals = broken(this.#thresholds, readings).map((t) => t.signal);
-    if (signals.length > 0) onPressure?.(signals);
+    const shortages = broken(this.#thresholds, readings);
+    if (shortages.length > 0) onPressure?.(shortages);
     const notReady = [...this.#health]
       .filter(([, h]) => !h.ready)
       .map(([name, h]) => `${name}: ${h.message}`);

@@ -89,15 +89,20 @@ function amount(part: string, text: string): Threshold['value'] {
   }
 }
 
-/** The thresholds that these readings break; a reading that is missing breaks none. */
-export function broken(thresholds: readonly Threshold[], r: Readings): Threshold[] {
-  return thresholds.filter((t) => {
+/** The thresholds that these readings break, in absolute numbers; a reading that is missing breaks none. */
+export function broken(
+  thresholds: readonly Threshold[],
+  r: Readings,
+): { signal: string; limit: number; available: number }[] {
+  return thresholds.flatMap((t) => {
     const s = SIGNALS[t.signal]!;
     const reading = r[s.reading];
     // File systems without inodes of a fixed number (btrfs) say 0 of 0.
-    if (!reading || reading.total === 0) return false;
+    if (!reading || reading.total === 0) return [];
     const limit = 'bytes' in t.value ? t.value.bytes : (t.value.percent / 100) * reading.total;
-    return s.operator === '<' ? reading.available < limit : reading.available > limit;
+    const { available } = reading;
+    const isBroken = s.operator === '<' ? available < limit : available > limit;
+    return isBroken ? [{ signal: t.signal, limit, available }] : [];
   });
 }
 

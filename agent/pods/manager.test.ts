@@ -642,6 +642,105 @@ it('images that nothing uses go when the disk is full, the longest unused first,
   expect(await left()).toHaveLength(2);
 });
 
+describe('a node that is low', () => {
+  const memory = [{ signal: 'memory.available', limit: 100 * 2 ** 20, available: 50 * 2 ** 20 }];
+  const disk = [{ signal: 'nodefs.available', limit: 2 ** 30, available: 2 ** 20 }];
+  const uses = (mi: number, request?: number) => ({
+    script: { memoryBytes: mi * 2 ** 20, steps: [{ waitMs: 1e9 }] },
+    ...(request ? { resources: { requests: { memory: `${request}Mi` } } } : {}),
+  });
+
+  it('on memory evicts one pod at a look, the most guilty first, and says so', async () => {
+    node = await new TestNode().start();
+    const modest = pod('modest', [uses(200, 300)]);
+    const small = pod('small', [uses(10)]);
+    const large = pod('large', [uses(50, 20)]);
+    const vital = pod('vital', [uses(500)], { priority: 2_000_000_000 });
+    const all = [modest, small, large, vital];
+    node.apply(...all);
+    await node.until('Running', () => all.every((p) => node!.phase(p) === 'Running'));
+    const failed = () => all.filter((p) => node!.phase(p) === 'Failed');
+
+    await Promise.all([node.manager.relieve(memory), node.manager.relieve(memory)]);
+    await node.until('the first is gone', () => failed().length > 0);
+    expect(failed()).toEqual([large]);
+    expect(node.status(large)).toMatchObject({
+      reason: 'Evicted',
+      message:
+        'The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. Container c0 was using 50Mi, request is 20Mi, has larger consumption of memory. ',
+    });
+    expect(node.told('Evicted')).toEqual([node.status(large).message]);
+
+    await node.manager.relieve(memory);
+    await node.until('the second is gone', () => failed().length > 1);
+    expect(failed()).toEqual([small, large]);
+    await node.manager.relieve(memory);
+    await node.until('the third is gone', () => failed().length > 2);
+    expect(failed()).toEqual([modest, small, large]);
+    for (let i = 0; i < 3; i++) {
+      await node.manager.relieve(memory);
+      await node.advance(10_000);
+    }
+    expect(node.phase(vital)).toBe('Running');
+  });
+
+  it('on memory harms nobody while a runtime cannot tell who uses what', async () => {
+    node = new TestNode();
+    node.wrap = (s) => override(s, { stats: () => Promise.reject(new Error('no stats')) });
+    await node.start();
+    const p = pod('p', [uses(500)]);
+    node.apply(p);
+    await node.until('Running', () => node!.phase(p) === 'Running');
+    await node.manager.relieve(memory);
+    await node.advance(10_000);
+    expect(node.phase(p)).toBe('Running');
+  });
+
+  it('on disk lets unused images go first, then the pod that holds most', async () => {
+    node = await new TestNode().start();
+    const writes = (name: string, length: number) =>
+      pod(
+        name,
+        [
+          {
+            volumeMounts: [{ name: 'v', mountPath: '/v' }],
+            script: { steps: [{ write: '/v/file', text: 'x'.repeat(length) }, { waitMs: 1e9 }] },
+          },
+        ],
+        { volumes: [{ name: 'v', emptyDir: {} }] },
+      );
+    const small = writes('small', 1000);
+    const large = writes('large', 300_000);
+    node.apply(small, large);
+    await node.until('Running', () => [small, large].every((p) => node!.phase(p) === 'Running'));
+    await node.shim.pullImage('r.test/unused:1');
+    await node.manager.relieve(disk);
+    await node.advance(10_000);
+    const images = (await node.shim.listImages()).map((i) => i.repoDigests[0]!.split('@')[0]);
+    expect(images).toEqual(['example.test/app']);
+    expect([small, large].map((p) => node!.phase(p))).toEqual(['Running', 'Running']);
+
+    await node.manager.relieve(disk);
+    await node.until('the large one is gone', () => node!.phase(large) === 'Failed');
+    expect(node.status(large).message).toMatch(
+      /^The node was low on resource: ephemeral-storage\. Threshold quantity: 1Gi, available: 1Mi\. /,
+    );
+    expect(node.phase(small)).toBe('Running');
+    expect(existsSync(join(node.dir, 'data/pods', large.metadata!.uid!, 'volumes'))).toBe(false);
+  });
+
+  it('on process ids or inodes evicts nobody', async () => {
+    node = await new TestNode().start();
+    const p = pod('p', [uses(500)]);
+    node.apply(p);
+    await node.until('Running', () => node!.phase(p) === 'Running');
+    for (const signal of ['pid.available', 'nodefs.inodesFree'])
+      await node.manager.relieve([{ signal, limit: 10, available: 1 }]);
+    await node.advance(10_000);
+    expect(node.phase(p)).toBe('Running');
+  });
+});
+
 describe('hooks', () => {
   it('postStart runs after the start, preStop before the stop, and a failed postStart costs the container its life', async () => {
     const ran: string[] = [];

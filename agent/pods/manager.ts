@@ -1,22 +1,31 @@
 /** All pods of a node: hands each its worker, and does what concerns them together. */
 import { readdir, rename, rm, stat, statfs } from 'node:fs/promises';
 import { totalmem } from 'node:os';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import type { Pod } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
 import type { Log } from '../../api/log.js';
 import { ApiError, badRequest } from '../../api/meta/errors.js';
 import type { DesiredSet } from '../../api/wire/desired.js';
 import type { PodLogOptions } from '../../api/wire/streams.js';
-import type { ContainerStatus, Shim, ShimHealth } from '../../shims/shim.js';
+import type { ContainerStatus, ImageStatus, Shim, ShimHealth } from '../../shims/shim.js';
 import type { PodHost, Reporter } from '../ports.js';
 import type { Mounter } from '../volumes/mounts.js';
-import { Volumes } from '../volumes/volumes.js';
+import { diskUsage, Volumes } from '../volumes/volumes.js';
 import type { Host } from './context.js';
 import type { Config, PodFacts } from './env.js';
+import {
+  type Candidate,
+  DISK_SIGNALS,
+  evictionMessage,
+  type Shortage,
+  type StarvedResource,
+  starved,
+  victim,
+} from './eviction.js';
 import { readLog, rotatedFiles } from './logs.js';
 import { Observer, type PodObservation } from './observer.js';
-import { attemptsOf, type Tuning } from './plan.js';
+import { attemptsOf, podId, type Tuning } from './plan.js';
 import { allContainers } from './resources.js';
 import { PodWorker } from './worker.js';
 
@@ -73,6 +82,9 @@ export class PodManager implements PodHost {
   #rounds = 0;
   /** Timers' work under way. */
   #tasks = 0;
+  #relieving = false;
+  /** The pod that was evicted last, by uid. */
+  #evicted: string | undefined;
   #pulls = 0;
   readonly #pullQueue: (() => void)[] = [];
   readonly #unusedSince = new Map<string, number>();
@@ -128,6 +140,94 @@ export class PodManager implements PodHost {
     const w = this.#workers.get(uid);
     w?.fail('Evicted', message, graceSeconds);
     return w !== undefined;
+  }
+
+  /**
+   * Called at every look at a node that is short of something. Frees what it can without harm (unused images), else
+   * evicts one pod, and none more before that has ended: the next look shows what it brought. Never rejects.
+   */
+  async relieve(shortages: readonly Shortage[]): Promise<void> {
+    if (!this.#running || this.#relieving) return;
+    this.#relieving = true;
+    this.#tasks++;
+    try {
+      await this.#relieve(shortages);
+    } catch (e) {
+      this.#log.warn({ err: (e as Error).message }, 'cannot relieve the node');
+    } finally {
+      this.#relieving = false;
+      this.#tasks--;
+    }
+  }
+
+  async #relieve(shortages: readonly Shortage[]): Promise<void> {
+    const last = this.#evicted === undefined ? undefined : this.#workers.get(this.#evicted);
+    if (last?.seen.containers.some((c) => c.state === 'running')) return;
+    this.#evicted = undefined;
+    if (shortages.some((s) => DISK_SIGNALS.includes(s.signal)) && (await this.#removeUnusedImages()) > 0) {
+      // What they gave back shows at the next look; for memory there is no such hope.
+      shortages = shortages.filter((s) => !DISK_SIGNALS.includes(s.signal));
+    }
+    const found = starved(shortages);
+    if (!found) return;
+    const { shortage, resource } = found;
+    const chosen = victim(resource, await this.#candidates(resource));
+    if (!chosen) {
+      this.#log.warn({ ...shortage }, 'the node is low, and no pod can be evicted');
+      return;
+    }
+    const message = evictionMessage(resource, shortage, chosen);
+    this.#log.warn({ pod: podId(chosen.pod), message }, 'evicting a pod');
+    this.#evicted = chosen.pod.metadata!.uid!;
+    this.evict(this.#evicted, message);
+  }
+
+  /** Pods that run, and what each uses. Rejects when a runtime cannot tell: who is innocent is then not known. */
+  async #candidates(resource: StarvedResource): Promise<Candidate[]> {
+    const memory = new Map<string, number>();
+    if (resource === 'memory')
+      for (const shim of this.#observers.keys())
+        if (this.#health.get(shim)?.ready)
+          for (const s of await shim.stats()) memory.set(s.containerId, s.memoryBytes);
+    const out: Candidate[] = [];
+    for (const w of this.#workers.values()) {
+      if (!w.present || w.ending) continue;
+      const containers = new Map<string, number>();
+      for (const c of w.seen.containers) {
+        const used =
+          resource === 'memory'
+            ? memory.get(c.id)
+            : (containers.get(c.name) ?? (await diskUsage(dirname(w.logFile(c.name, c.attempt)))));
+        if (used !== undefined) containers.set(c.name, used);
+      }
+      let usedBytes = [...containers.values()].reduce((n, used) => n + used, 0);
+      if (resource === 'ephemeral-storage' && w.volumesUp) usedBytes += await this.#volumes.diskBytes(w.pod);
+      out.push({ pod: w.pod, usedBytes, containers });
+    }
+    return out;
+  }
+
+  /** All of them, however long they were in use last; answers how many. */
+  async #removeUnusedImages(): Promise<number> {
+    let removed = 0;
+    // Pulled, and its container is about to be made.
+    const awaited = new Set<string>();
+    for (const w of this.#workers.values())
+      if (!w.ending) for (const i of w.images.values()) awaited.add(i.ref);
+    for (const [shim, observer] of this.#observers)
+      for (const image of await unusedImages(shim, observer))
+        try {
+          if (awaited.has(image.ref)) continue;
+          await shim.removeImage(image.ref);
+          this.#log.info(
+            { image: image.ref, bytes: image.sizeBytes },
+            'removed an unused image: the disk is full',
+          );
+          removed++;
+        } catch (e) {
+          this.#log.warn({ image: image.ref, err: (e as Error).message }, 'cannot remove an image');
+        }
+    return removed;
   }
 
   /** Nothing is being done and nothing waits to be done at once; for tests and orderly ends. */
@@ -390,11 +490,7 @@ export class PodManager implements PodHost {
     const now = this.#o.clock.monotonic();
     for (const [shim, observer] of this.#observers) {
       const images = await shim.listImages();
-      const pods = await observer.pods();
-      const busy = new Set<string>();
-      for (const p of pods.values())
-        for (const c of p.containers) for (const x of [c.imageRef, c.image]) busy.add(x);
-      const unused = images.filter((i) => !busy.has(i.ref) && !i.repoDigests.some((d) => busy.has(d)));
+      const unused = await unusedImages(shim, observer, images);
       const refs = new Set(unused.map((i) => i.ref));
       for (const i of images) {
         if (!refs.has(i.ref)) this.#unusedSince.delete(i.ref);
@@ -467,6 +563,19 @@ export class PodManager implements PodHost {
     const reason = waiting ?? 'ContainerCreating';
     throw badRequest(`container "${name}" in pod "${pod}" is waiting to start: ${why[reason] ?? reason}`);
   }
+}
+
+/** Images of no container, running or not. */
+async function unusedImages(
+  shim: Shim,
+  observer: Observer,
+  images?: readonly ImageStatus[],
+): Promise<ImageStatus[]> {
+  const all = images ?? (await shim.listImages());
+  const busy = new Set<string>();
+  for (const p of (await observer.pods()).values())
+    for (const c of p.containers) for (const x of [c.imageRef, c.image]) busy.add(x);
+  return all.filter((i) => !busy.has(i.ref) && !i.repoDigests.some((d) => busy.has(d)));
 }
 
 async function usedPercent(path: string): Promise<number> {

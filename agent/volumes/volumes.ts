@@ -146,6 +146,15 @@ export class Volumes {
     return out;
   }
 
+  /** Bytes on disk that go with the pod: its emptyDirs that are not in memory. */
+  async diskBytes(pod: Pod): Promise<number> {
+    let total = 0;
+    for (const v of pod.spec?.volumes ?? [])
+      if (typeOf(v) === 'emptyDir' && v.emptyDir?.medium !== 'Memory')
+        total += await diskUsage(this.#pathOf(pod, v));
+    return total;
+  }
+
   /** Removes all that a pod had here; idempotent. Rejects, with nothing deleted, while something is still mounted. */
   async tearDown(uid: string): Promise<void> {
     if (!/^[\w.-]+$/.test(uid) || /^\.+$/.test(uid)) throw new VolumeError(`"${uid}" cannot be a pod's uid`);
