@@ -411,3 +411,15 @@ describe('taking down', () => {
     },
   );
 });
+
+it('keeps what is in memory from other users of the machine, and out of their directories', async () => {
+  const secret = podWith([{ name: 's', secret: { secretName: 'key' } }]);
+  const v = make();
+  await v.setUp(secret, config, facts);
+  const base = join(root, 'memory', readdirSync(join(root, 'memory'))[0]!);
+  for (const dir of [base, join(base, 'u1')]) expect(statSync(dir).mode & 0o777).toBe(0o700);
+  await v.tearDown('u1');
+  expect(existsSync(base)).toBe(false);
+  symlinkSync(mkdtempSync(join(root, 'elsewhere-')), base);
+  await expect(v.setUp(secret, config, facts)).rejects.toThrow("is not this agent's");
+});

@@ -12,6 +12,7 @@ import {
   closeSync,
   constants,
   existsSync,
+  lstatSync,
   mkdirSync,
   realpathSync,
   statfsSync,
@@ -73,6 +74,7 @@ export class Volumes {
   /** Sets up all volumes of a pod; idempotent. Rejects with VolumeError: `MountVolume.SetUp failed for volume "x" : …`. */
   async setUp(pod: Pod, config: Config, facts: PodFacts): Promise<void> {
     mkdirSync(this.#podDir(pod), { recursive: true, mode: 0o750 });
+    this.#makeMemoryDir(pod);
     for (const v of pod.spec?.volumes ?? [])
       await named(v, async () => {
         const type = typeOf(v);
@@ -170,6 +172,19 @@ export class Volumes {
     for (const dir of real) await removeTree(dir);
     // The last pod takes the directory in memory along; any other outcome is as good.
     if (this.#memory) await rmdir(this.#memory).catch(() => {});
+  }
+
+  /**
+   * Unlike the data directory, where files are kept in memory anyone may look (and in /dev/shm write): what is a pod's
+   * is for the agent alone. Containers get it by a mount.
+   */
+  #makeMemoryDir(pod: Pod): void {
+    if (!this.#memory || !pod.spec?.volumes?.some((v) => this.#pathOf(pod, v).startsWith(this.#memory!)))
+      return;
+    const s = lstatSync(this.#memory, { throwIfNoEntry: false });
+    if (s && (!s.isDirectory() || (process.getuid && s.uid !== process.getuid())))
+      throw new VolumeError(`${this.#memory} is not this agent's: another user has made it; remove it`);
+    mkdirSync(join(this.#memory, pod.metadata!.uid!), { recursive: true, mode: 0o700 });
   }
 
   #podDir = (pod: Pod) => join(this.#o.dir, pod.metadata!.uid!);

@@ -5,7 +5,7 @@
 import { copyFileSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { buildModule } from '../../modules/build.js';
-import { busyboxImage, Containerd, exec, Registry } from './containerd.js';
+import { busyboxImage, Containerd, exec, mountsBelow, Registry } from './containerd.js';
 import { startMosquitto } from './mosquitto.js';
 import {
   CoxProcess,
@@ -186,6 +186,9 @@ export class Device {
     if (this.agent) kill(processesOf(this.agent.dataDir));
     await this.containerd?.stop();
     await this.registry?.stop();
+    // After a test that failed.
+    for (const m of this.agent ? mountsBelow(this.agent.dataDir).reverse() : [])
+      await exec('umount', ['-l', m]);
     remove(this.dir, this.hub?.dataDir ?? '', this.agent?.dataDir ?? '');
   }
 }
