@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process';
+import { measure } from './latency.js';
 import type { Options } from './options.js';
 import type { Row } from './row.js';
 import { cpuSeconds, memoryMb, System, sleep, writtenBytes } from './system.js';
@@ -16,7 +17,11 @@ function socketCounters(mqttPort: number): { sent: number; received: number; seg
 /** IPv4 and TCP with timestamps. */
 const HEADER_BYTES = 52;
 
-/** Memory, wire, disk and CPU of one hub and one agent with nothing to do. */
+/** Pods that come and go before memory is looked at again, and the time in ms to settle down afterwards. */
+const PODS = 50;
+const QUIET_MS = 75_000;
+
+/** Memory, wire, disk and CPU of one hub and one agent with nothing to do; memory also after some work. */
 export async function run(o: Options): Promise<Row[]> {
   const system = await new System().start();
   try {
@@ -81,6 +86,21 @@ export async function run(o: Options): Promise<Row[]> {
         note: `${segments} segments of ${HEADER_BYTES} bytes of headers`,
       },
     );
+
+    await system.push('examples/mixed-runtimes/build/greeter.wasm', 'greeter:1');
+    await measure(system, 'wasm', { image: 'coxswain.internal/greeter:1' }, PODS);
+    const tell = (name: string, note: string) => {
+      for (const who of ['hub', 'agent'] as const)
+        rows.push({
+          name: `${who}: RSS ${name}`,
+          value: memoryMb(processes[who], 'VmRSS'),
+          unit: 'MB',
+          note,
+        });
+    };
+    tell(`after ${PODS} Wasm pods`, 'created and deleted one after the other');
+    await sleep(QUIET_MS);
+    tell(`${QUIET_MS / 1000} s later`, 'garbage is collected when it is quiet');
     return rows;
   } finally {
     await system.stop();

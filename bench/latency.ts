@@ -22,7 +22,12 @@ const pod = (name: string, runtime: string, container: object) => ({
 });
 
 /** One pod after the other: from sending the manifest until a watch says Running. Milliseconds each. */
-async function measure(system: System, runtime: string, container: object, n: number): Promise<number[]> {
+export async function measure(
+  system: System,
+  runtime: string,
+  container: object,
+  n: number,
+): Promise<number[]> {
   const running = new Map<string, number>();
   const gone = new Set<string>();
   const close = await system.watch('/api/v1/namespaces/default/pods?watch=true', (e) => {
