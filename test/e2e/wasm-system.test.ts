@@ -1,4 +1,5 @@
 /** A preview 2 component from `cox push` to its log: the hub prepares it, the agent fetches that and jails it. */
+import { type AddressInfo, createServer } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { buildComponent, buildModule } from '../modules/build.js';
 import { missing } from './support/needs.js';
@@ -33,6 +34,7 @@ describe.skipIf(missing('root', 'kubectl-1.36'))('components in the whole system
     k = hub.kubectl();
     const files = {
       component: await buildComponent('box'),
+      net: await buildComponent('net'),
       'missing-import': await buildModule('missing-import'),
     };
     for (const [name, file] of Object.entries(files)) {
@@ -54,6 +56,32 @@ describe.skipIf(missing('root', 'kubectl-1.36'))('components in the whole system
     const phase = async () => (await k.json('get', 'pod', 'component')).status.phase === 'Succeeded';
     await eventually('pod component Succeeded', phase, { context });
     expect(await k('logs', 'component')).toBe('hello from a component\n');
+  });
+
+  it('gives the network to pods that are granted it, and to no others', async () => {
+    const server = createServer((s) => s.on('error', () => {}).end('welcome'));
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    try {
+      const args = ['tcp', '127.0.0.1', `${(server.address() as AddressInfo).port}`, 'hello'];
+      const bare = pod('ungranted', 'net:1', args);
+      const host = pod('on-the-host', 'net:1', args);
+      Object.assign(host.spec, { hostNetwork: true });
+      const annotated = pod('annotated', 'net:1', args);
+      Object.assign(annotated.metadata, { annotations: { 'coxswain.dev/allow-network': 'true' } });
+      for (const p of [bare, host, annotated]) await k.apply(p);
+      for (const [name, log] of [
+        // access-denied
+        ['ungranted', 'tcp: error create 1\n'],
+        ['on-the-host', 'got welcome\n'],
+        ['annotated', 'got welcome\n'],
+      ] as const) {
+        const done = async () => (await k.json('get', 'pod', name)).status.phase === 'Succeeded';
+        await eventually(`pod ${name} Succeeded`, done, { context });
+        expect(await k('logs', name)).toBe(log);
+      }
+    } finally {
+      server.close();
+    }
   });
 
   it('says on the pod why a module cannot run', async () => {
