@@ -1,7 +1,6 @@
 /**
  * The last good desired set on disk, encrypted with a key derived from the node's own (Secrets are in it), so that
- * the device comes back after a power cut with no hub. Written after a change only: at once when the last write is a
- * while ago, so that a plug pulled a moment later costs nothing; changes that follow close upon wait, to spare flash.
+ * the device comes back after a power cut with no hub. Written after a change only, at once.
  */
 import { createCipheriv, createDecipheriv, hkdfSync, type KeyObject, randomBytes } from 'node:crypto';
 import { existsSync, readFileSync, renameSync } from 'node:fs';
@@ -14,8 +13,8 @@ import { packJson, unpackJson } from '../../api/wire/codec.js';
 import type { Items } from '../../api/wire/set.js';
 
 const MAGIC = Buffer.from('COXD1');
-const DELAY_MS = 300;
-const MAX_DELAY_MS = 2_000;
+/** A plug pulled so soon after a change costs that change; a burst of changes costs one write in so long. */
+const BETWEEN_MS = 100;
 const RETRY_MS = 60_000;
 
 export interface Held {
@@ -27,7 +26,6 @@ export class DesiredFile {
   readonly path: string;
   readonly #key: Buffer;
   #pending: Held | undefined;
-  #since = 0;
   #written = Number.NEGATIVE_INFINITY;
   #cancel: (() => void) | undefined;
 
@@ -70,15 +68,12 @@ export class DesiredFile {
     }
   }
 
-  /** Will be written: at the next turn after a quiet time, else soon; of several in a row only the last. */
+  /** Will be written: at the next turn, or `BETWEEN_MS` after the last write; of several in a row only the last. */
   save(held: Held): void {
-    const now = this.clock.monotonic();
-    if (!this.#pending) this.#since = now;
     this.#pending = held;
+    const wait = Math.max(0, this.#written + BETWEEN_MS - this.clock.monotonic());
     this.#cancel?.();
-    const quiet = now - this.#written >= MAX_DELAY_MS;
-    const delay = quiet ? 0 : Math.min(DELAY_MS, Math.max(0, this.#since + MAX_DELAY_MS - now));
-    this.#cancel = this.clock.after(delay, () => this.flush());
+    this.#cancel = this.clock.after(wait, () => this.flush());
   }
 
   /** Writes what waits, now. A failure is logged, and tried again after a minute. */
