@@ -325,6 +325,17 @@ describe('CRI shim', () => {
       });
     });
 
+    it('a container that ends while it is being ended is asked about again', async () => {
+      let lost = 2;
+      server.unary['StopPodSandbox'] = () => {
+        if (lost-- > 0) throw new GrpcFailure(2, 'failed to kill container "c": ttrpc: closed: unknown');
+        return {};
+      };
+      await start();
+      await shim.stopSandbox('s1');
+      expect(server.count('StopPodSandbox')).toBe(3);
+    });
+
     it('removing and stopping what is absent succeeds; other failures do not', async () => {
       const calls = ['StopPodSandbox', 'RemovePodSandbox', 'StopContainer', 'RemoveContainer', 'RemoveImage'];
       for (const m of calls)

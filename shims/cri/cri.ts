@@ -6,7 +6,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import type { Clock } from '../../api/clock.js';
+import { type Clock, sleep } from '../../api/clock.js';
 import type { Log } from '../../api/log.js';
 import { HUB_REGISTRY } from '../../api/oci.js';
 import type { HubAccess } from '../images/hub-agent.js';
@@ -26,7 +26,7 @@ import type {
 } from '../shim.js';
 import { ShimError } from '../shim.js';
 import { ensureCniConfig } from './cni.js';
-import { isNotFound, pullError, runError, unreachable } from './errors.js';
+import { isLostShim, isNotFound, pullError, runError, unreachable } from './errors.js';
 import { settle, watchRuntime } from './events.js';
 import { GRPC, GrpcClient, GrpcError } from './grpc.js';
 import { HubProxy } from './hub-proxy.js';
@@ -114,6 +114,9 @@ const STATES: Record<string, ContainerStatus['state']> = {
 };
 
 const millis = (nanos: number): number => Math.floor(nanos / 1e6);
+
+const LOST_SHIM_TRIES = 5;
+const LOST_SHIM_PAUSE_MS = 200;
 
 export class CriShim implements Shim {
   readonly handler = 'oci';
@@ -263,6 +266,17 @@ export class CriShim implements Shim {
 
   #call<T extends object>(method: string, request: object, timeoutMs = TIMEOUT.call): Promise<T> {
     return this.#cri.unary<T>(`${RUNTIME}/${method}`, request, { timeoutMs });
+  }
+
+  /** A call that ends or removes something: what is absent is well, and a container that ends meanwhile is asked about again. */
+  async #ending(method: string, request: object, timeoutMs: number): Promise<unknown> {
+    for (let tries = 1; ; tries++)
+      try {
+        return await this.#call(method, request, timeoutMs).catch(unlessAbsent);
+      } catch (e) {
+        if (!isLostShim(e) || tries >= LOST_SHIM_TRIES) throw e;
+        await sleep(this.#o.clock, LOST_SHIM_PAUSE_MS);
+      }
   }
 
   /** Runs a call; failures become ShimErrors. */
@@ -494,13 +508,13 @@ export class CriShim implements Shim {
 
   async stopSandbox(id: string): Promise<void> {
     await this.#doing('RunContainerError', `stop sandbox ${id}`, () =>
-      this.#call('StopPodSandbox', { podSandboxId: id }, TIMEOUT.call).catch(unlessAbsent),
+      this.#ending('StopPodSandbox', { podSandboxId: id }, TIMEOUT.call),
     );
   }
 
   async removeSandbox(id: string): Promise<void> {
     await this.#doing('RunContainerError', `remove sandbox ${id}`, () =>
-      this.#call('RemovePodSandbox', { podSandboxId: id }, TIMEOUT.call).catch(unlessAbsent),
+      this.#ending('RemovePodSandbox', { podSandboxId: id }, TIMEOUT.call),
     );
     this.#sandboxes.delete(id);
     this.#ips.delete(id);
@@ -582,15 +596,13 @@ export class CriShim implements Shim {
   async stopContainer(id: string, graceSeconds: number): Promise<void> {
     const timeout = Math.ceil(graceSeconds);
     await this.#doing('RunContainerError', `stop container ${id.slice(0, 13)}`, () =>
-      this.#call('StopContainer', { containerId: id, timeout }, timeout * 1000 + TIMEOUT.stopExtra).catch(
-        unlessAbsent,
-      ),
+      this.#ending('StopContainer', { containerId: id, timeout }, timeout * 1000 + TIMEOUT.stopExtra),
     );
   }
 
   async removeContainer(id: string): Promise<void> {
     await this.#doing('RunContainerError', `remove container ${id.slice(0, 13)}`, () =>
-      this.#call('RemoveContainer', { containerId: id }, TIMEOUT.call).catch(unlessAbsent),
+      this.#ending('RemoveContainer', { containerId: id }, TIMEOUT.call),
     );
     this.#details.delete(id);
     this.#known.delete(id);

@@ -70,6 +70,10 @@ export const isNotFound = (e: unknown): boolean =>
     // containerd 1.x wraps some of these as Unknown; CRI-O as well.
     (e.code === GRPC.UNKNOWN && /not found|does not exist|could not find/i.test(e.message)));
 
+/** containerd lost its shim of a container in mid-call, because the container ended just then. Asking again finds it ended. */
+export const isLostShim = (e: unknown): boolean =>
+  e instanceof GrpcError && e.code === GRPC.UNKNOWN && /ttrpc: (server )?closed/i.test(e.message);
+
 const isUnreachable = (e: unknown): e is GrpcError => e instanceof GrpcError && e.code === GRPC.UNAVAILABLE;
 
 /** For everything but pulls: `doing` names what failed, e.g. `create container app`. */
