@@ -52,6 +52,7 @@ export class SimDevice {
   readonly #specs = new Map<string, { uid: string; pod: string; sandbox: string; spec: ContainerSpec }>();
   readonly #sandboxes = new Map<string, { uid: string; pod: string }>();
   #parts: { stop(): Promise<void> }[] = [];
+  readonly #seen = new Set<string>();
   #serial = 0;
 
   constructor(
@@ -89,7 +90,13 @@ export class SimDevice {
     return out;
   }
 
+  /** The pod has been started since the last boot. */
+  seen(uid: string): boolean {
+    return this.#seen.has(uid);
+  }
+
   boot(): void {
+    this.#seen.clear();
     this.machine = new SimProcess(`${this.name}!${++this.#serial}`, this.o.clock, this.wall);
     this.o.trace(`boot ${this.machine.name}`);
     this.machine.run(() => void this.runtime.start());
@@ -220,6 +227,7 @@ export class SimDevice {
     const watch: Record<string, (...args: any[]) => void> = {
       startContainer: (id: string) => {
         const s = this.#specs.get(id);
+        if (s) this.#seen.add(s.uid);
         if (s) o.watchdog.starts(this, s.uid, s.spec.name, s.spec.attempt);
       },
       stopContainer: (id: string) => this.#ends(id, 'stopContainer'),

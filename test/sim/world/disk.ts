@@ -70,6 +70,8 @@ export class SimDisk {
   /** Writes fail as on a full disk. */
   full = false;
   syncs = 0;
+  /** Writes refused. */
+  failures = 0;
   /** Changes ever made. */
   operations = 0;
 
@@ -101,7 +103,10 @@ export class SimDisk {
       this.onCrash();
       throw new Dead('the machine');
     }
-    if (grows && this.full) fail('ENOSPC', call, path);
+    if (grows && this.full) {
+      this.failures++;
+      fail('ENOSPC', call, path);
+    }
   }
 
   /** `path` without `/sim/<name>`. Follows links, the last one when asked. */

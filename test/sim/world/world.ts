@@ -54,6 +54,10 @@ export interface Keys {
 const MAX_DEVICES = 4;
 const TAIL = 400;
 const MINUTE = 60_000;
+/** After so long what a pod needs is on disk. */
+const SETTLED_MS = 10_000;
+/** A device without a hub runs its pods again within this after a boot. */
+const COME_BACK_MS = 3 * MINUTE;
 
 /** Certificates for all devices that a world may have. */
 export async function makeKeys(): Promise<Keys> {
@@ -104,7 +108,9 @@ class World {
   /** Pods that ended for good, as the hub knows. */
   readonly #finished = new Set<string>();
   readonly #nodeOf = new Map<string, string>();
-  /** The last restart of a container that each device's runtime was asked for, by pod and container. */
+  /** When, and by which agent, each pod's container was last started. */
+  readonly #started = new Map<string, { at: number; agent: string }>();
+  /** The last one that each device's agent was told. */
   readonly #generation = new Map<string, { agent: string; generation: number }>();
   readonly #embedded: boolean;
   readonly #roughness: number;
@@ -250,6 +256,7 @@ class World {
           this.problem(`pod ${r.pod} runs on ${d.name} and starts on ${device.name}`);
         else if (r.uid === uid && r.container === container && r.attempt !== attempt)
           this.problem(`container ${container} of pod ${r.pod} would run twice on ${d.name}`);
+    this.#started.set(uid, { at: this.clock.monotonic(), agent: device.agent!.name });
     if (this.#finished.has(uid)) this.problem(`pod ${uid} on ${device.name} had succeeded and starts again`);
   }
 
@@ -341,6 +348,7 @@ class World {
   }
 
   #cutPower(d: SimDevice): void {
+    const own = d.agent?.alive ? this.#settledPods(d) : [];
     d.powerCut();
     // No battery behind its clock: it boots in 1970, or where it was shut down, until somebody tells it the time.
     const lost = this.clock.random() < 0.5;
@@ -354,6 +362,31 @@ class World {
         });
       }
       d.boot();
+      this.#comesBack(d, own);
+    });
+  }
+
+  /** Pods whose desired state the agent that runs now has had the time to put on disk. */
+  #settledPods(d: SimDevice): string[] {
+    return d
+      .running()
+      .filter((r) => {
+        const s = this.#started.get(r.uid);
+        return s && s.agent === d.agent?.name && this.clock.monotonic() - s.at > SETTLED_MS;
+      })
+      .map((r) => r.uid);
+  }
+
+  /** The device has all that it needs to run them again, with or without a hub. */
+  #comesBack(d: SimDevice, uids: string[]): void {
+    const { agent } = d;
+    const disk = this.disks.get(d.name)!;
+    const failures = disk.failures;
+    this.#later(COME_BACK_MS, () => {
+      if (d.agent !== agent || !agent?.alive || disk.failures !== failures) return;
+      for (const uid of uids)
+        if (!this.#doomed.has(uid) && !d.seen(uid))
+          this.problem(`pod ${uid} did not come back on ${d.name} after a power cut`);
     });
   }
 
