@@ -39,6 +39,7 @@ export const OPERATIONS: Operations = {
     const c = w.container(container);
     const image = c.image ?? '';
     const key = `image:${container}`;
+    const { signal } = w.life;
     try {
       const status = await haveImage(w, c, image);
       w.images.set(container, {
@@ -50,7 +51,7 @@ export const OPERATIONS: Operations = {
       });
       w.failures.delete(key);
     } catch (e) {
-      if (w.life.signal.aborted) return;
+      if (signal.aborted) return;
       const f = w.failed(key, e, 'ErrImagePull', PULL_BASE_MS, PULL_MAX_MS);
       if (f.reason === 'ErrImageNeverPull') w.event('Warning', 'ErrImageNeverPull', f.message, container);
       else if (f.reason === 'InvalidImageName')

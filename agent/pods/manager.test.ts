@@ -50,6 +50,21 @@ describe('the life of a pod', () => {
     expect(node.reports.length).toBe(before);
   });
 
+  it('that is wanted again while it ends, as after a restore of the hub, starts over', async () => {
+    node = await new TestNode({}, { pullMs: 200 }).start();
+    const p = pod('web', [{ image: 'example.test/app', script: { onTerm: { afterMs: 5000 } } }]);
+    node.apply(p);
+    await node.until('Running', () => node.phase(p) === 'Running');
+    node.pods = [];
+    node.manager.setDesired(node.desired());
+    await node.advance(1000);
+    node.apply(p);
+    await node.until('started over', () => node.container(p)?.restartCount === 1);
+    await node.advance(1000);
+    expect(node.container(p)!.state!.running).toBeDefined();
+    expect(node.gone(p)).toBe(false);
+  });
+
   it('ends as Succeeded or Failed by its restart policy, and stays so after a restart of the agent', async () => {
     node = await new TestNode().start();
     const good = pod('good', [{ script: { runMs: 500 } }], { restartPolicy: 'Never' });

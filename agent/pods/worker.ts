@@ -62,8 +62,8 @@ export class PodWorker implements PodContext {
   shim: Shim | undefined;
   health: ShimHealth | undefined;
   status: PodStatus | undefined;
-  /** Aborted when the pod is to end: pulls stop at once. */
-  readonly life = new AbortController();
+  /** Aborted when the pod is to end: pulls stop at once. A pod that is wanted again meanwhile gets a new one. */
+  life = new AbortController();
 
   #present = false;
   #failing: Extract<Goal, { kind: 'fail' }> | undefined;
@@ -101,6 +101,7 @@ export class PodWorker implements PodContext {
     if (pod) this.pod = pod;
     if (this.volumesUp && shownInVolumes(before) !== shownInVolumes(this.pod)) this.#refreshVolumes();
     if (this.goal().kind !== 'run') this.life.abort(new Error('the pod is being stopped'));
+    else if (this.life.signal.aborted && !this.#over) this.life = new AbortController();
     this.kick();
   }
 
