@@ -53,6 +53,8 @@ export interface Keys {
 
 const MAX_DEVICES = 4;
 const TAIL = 400;
+/** Of the event loop, between two timers. */
+const MAX_TURNS = 3000;
 const MINUTE = 60_000;
 /** After so long what a pod needs is on disk. */
 const SETTLED_MS = 10_000;
@@ -295,11 +297,12 @@ class World {
   /** Lets everything happen that needs no time. */
   #settle = async (): Promise<void> => {
     let quiet = 0;
-    for (let i = 0; i < 2000 && quiet < 2; i++) {
+    for (let i = 0; i < MAX_TURNS && quiet < 2; i++) {
       const before = this.#activity();
       await new Promise<void>((resolve) => setImmediate(resolve));
       quiet = this.#activity() === before ? quiet + 1 : 0;
     }
+    if (quiet < 2) throw new Error('something goes on and on without any time passing');
   };
 
   #activity(): number {
