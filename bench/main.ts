@@ -31,6 +31,11 @@ const PARTS: Record<string, Part> = {
     about: '1,000 pods on 10 simulated nodes',
     run: async () => (await import('./density.js')).run(),
   },
+  fleet: {
+    about:
+      'up to 1,000 simulated agents over real sockets, up to 10,000 pods: memory, CPU, bytes, reconnect storms',
+    run: async (o) => (await import('./fleet.js')).run(o.fleetPoints),
+  },
   store: {
     about: 'the store alone: durable writes per second, opening, size on disk',
     run: async () => (await import('./store.js')).run(),
@@ -48,13 +53,15 @@ const { values } = parseArgs({
     'idle-minutes': { type: 'string', default: '5' },
     'settle-seconds': { type: 'string', default: '30' },
     'api-seconds': { type: 'string', default: '10' },
+    'fleet-points': { type: 'string' },
     help: { type: 'boolean', default: false },
   },
 });
 
 if (values.help) {
   console.log(`npm run bench -- [--parts ${Object.keys(PARTS).join(',')}]
-  [--pods 60] [--idle-minutes 5] [--settle-seconds 30] [--api-seconds 10]\n`);
+  [--pods 60] [--idle-minutes 5] [--settle-seconds 30] [--api-seconds 10]
+  [--fleet-points 10x1000,1000x10000]\n`);
   for (const [name, { about }] of Object.entries(PARTS)) console.log(`  ${name.padEnd(18)}${about}`);
   process.exit(0);
 }
@@ -72,6 +79,7 @@ const options: Options = {
   idleMinutes: bounded('idle-minutes', 24 * 60),
   settleSeconds: bounded('settle-seconds', 3600),
   apiSeconds: bounded('api-seconds', 600),
+  fleetPoints: values['fleet-points'],
 };
 
 const show = (n: number) =>

@@ -7,4 +7,6 @@ export interface Options {
   settleSeconds: number;
   /** Per phase of the API measurement, in seconds. */
   apiSeconds: number;
+  /** `NODESxPODS,…`; absent: the whole curve. */
+  fleetPoints?: string | undefined;
 }

@@ -87,20 +87,37 @@ export class System {
 
   async start(): Promise<this> {
     const ports = ['--api-port', '0', '--mqtt-port', '0'];
-    this.hub = new Cox(['hub', '--data-dir', this.hubDir, '--host', '127.0.0.1', ...ports]);
+    await this.#startHub('--host', '127.0.0.1', ...ports);
+    return this;
+  }
+
+  /** Kills the hub without warning and starts it again where it was. */
+  async restartHub(): Promise<void> {
+    this.hub.child.kill('SIGKILL');
+    await this.hub.ended;
+    await this.#startHub();
+  }
+
+  async #startHub(...args: string[]): Promise<void> {
+    this.hub = new Cox(['hub', '--data-dir', this.hubDir, ...args]);
     const ready = await this.hub.line('ready');
     this.mqttPort = Number(ready['mqttPort']);
+    this.api?.close();
     this.api = new ApiClient(readAccess(this.hubDir));
-    return this;
+  }
+
+  /** A join token for so many nodes. */
+  async token(uses = 1): Promise<string> {
+    const token = new Cox(['token', 'create', '--data-dir', this.hubDir, '--uses', String(uses)]);
+    if ((await token.ended) !== 0) throw new Error(token.log);
+    return token.out.trim().split('\n').at(-1)!;
   }
 
   /** Joins a node and waits until it is Ready. */
   async addAgent(name: string, ...args: string[]): Promise<Cox> {
-    const token = new Cox(['token', 'create', '--data-dir', this.hubDir]);
-    if ((await token.ended) !== 0) throw new Error(token.log);
     const agent = new Cox([
       ...['agent', '--data-dir', join(this.dir, name), '--node-name', name],
-      ...['--join', token.out.trim().split('\n').at(-1)!, ...args],
+      ...['--join', await this.token(), ...args],
     ]);
     this.agents.push(agent);
     await until(`node ${name} Ready; its log:\n${agent.log.slice(-2000)}`, async () => {

@@ -1,16 +1,13 @@
 /** Bytes on the wire, counted at the socket by a proxy between agent and broker: TLS included, TCP/IP headers not. */
 import { mkdtempSync, rmSync } from 'node:fs';
-import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join as path } from 'node:path';
 import type { Pod, Secret } from 'kubernetes-types/core/v1.js';
 import { join } from '../agent/link/join.js';
 import { AgentLink } from '../agent/link/link.js';
-import type { PodHost } from '../agent/ports.js';
 import { rfc3339, systemClock } from '../api/clock.js';
 import { pods, secrets } from '../api/kinds/index.js';
 import { silentLog } from '../api/log.js';
-import type { DesiredSet, NodeReport } from '../api/wire/desired.js';
 import { formatToken } from '../api/wire/join.js';
 import { KEEPALIVE_SECONDS } from '../api/wire/topics.js';
 import { EmbeddedBroker } from '../hub/link/embedded.js';
@@ -18,9 +15,8 @@ import { HubLink } from '../hub/link/link.js';
 import { bootstrapTokenSecret } from '../hub/link/token.js';
 import { createPki } from '../hub/pki/pki.js';
 import { MemoryClient } from '../hub/testing/memory-client.js';
+import { InstantHost, Meter, nodeReport, pause } from './fake-agent.js';
 import { latencyRows, type Row } from './row.js';
-
-const pause = (ms: number) => new Promise((r) => setTimeout(r, ms));
 
 async function until(what: string, done: () => boolean | Promise<boolean>): Promise<void> {
   for (let i = 0; i < 20_000; i++) {
@@ -28,68 +24,6 @@ async function until(what: string, done: () => boolean | Promise<boolean>): Prom
     await pause(1);
   }
   throw new Error(`gave up waiting for ${what}`);
-}
-
-/** Forwards to `port` and counts. */
-class Meter {
-  up = 0;
-  down = 0;
-  readonly #sockets = new Set<Socket>();
-  readonly #server = createServer((near) => {
-    const far = connect(this.to, '127.0.0.1');
-    near.setNoDelay(true);
-    far.setNoDelay(true);
-    near.on('data', (c) => {
-      this.up += c.length;
-      far.write(c);
-    });
-    far.on('data', (c) => {
-      this.down += c.length;
-      near.write(c);
-    });
-    for (const [a, b] of [
-      [near, far],
-      [far, near],
-    ] as const) {
-      this.#sockets.add(a);
-      a.on('error', () => {});
-      a.on('close', () => {
-        this.#sockets.delete(a);
-        b.destroy();
-      });
-    }
-  });
-
-  constructor(private readonly to: number) {}
-
-  get total(): number {
-    return this.up + this.down;
-  }
-
-  async start(): Promise<number> {
-    await new Promise<void>((r) => this.#server.listen(0, '127.0.0.1', r));
-    return (this.#server.address() as { port: number }).port;
-  }
-
-  cut(): void {
-    for (const s of this.#sockets) s.destroy();
-  }
-
-  stop(): void {
-    this.cut();
-    this.#server.close();
-  }
-
-  /** Bytes of what happens until the wire has been silent for 300 ms. */
-  async count(work: () => Promise<void>): Promise<number> {
-    const before = this.total;
-    await work();
-    for (let last = -1; last !== this.total; ) {
-      last = this.total;
-      await pause(300);
-    }
-    return this.total - before;
-  }
 }
 
 /** A pod as a Deployment makes it, about 1.5 KB of JSON. */
@@ -139,79 +73,6 @@ const podOf = (name: string): Pod => ({
   },
 });
 
-const nodeReport: NodeReport = {
-  labels: { 'kubernetes.io/arch': 'arm64', 'kubernetes.io/os': 'linux', 'kubernetes.io/hostname': 'bench' },
-  capacity: { cpu: '4', memory: '3884Mi', pods: '110', 'ephemeral-storage': '30Gi' },
-  allocatable: { cpu: '3900m', memory: '3628Mi', pods: '110', 'ephemeral-storage': '27Gi' },
-  addresses: [
-    { type: 'InternalIP', address: '192.168.1.20' },
-    { type: 'Hostname', address: 'bench' },
-  ],
-  nodeInfo: {
-    architecture: 'arm64',
-    bootID: 'c1f1f0c2-9b3f-4c7e-9c39-3f3f2b1f0a51',
-    containerRuntimeVersion: 'containerd://1.6.20',
-    kernelVersion: '6.6.31+rpt-rpi-v8',
-    kubeProxyVersion: '',
-    kubeletVersion: 'v1.36.0+coxswain0.1.0',
-    machineID: '1c9d8f7e6b5a4c3d2e1f0a9b8c7d6e5f',
-    operatingSystem: 'linux',
-    osImage: 'Debian GNU/Linux 12 (bookworm)',
-    systemUUID: '1c9d8f7e6b5a4c3d2e1f0a9b8c7d6e5f',
-  },
-  conditions: ['MemoryPressure', 'DiskPressure', 'PIDPressure'].map((type) => ({
-    type,
-    status: 'False',
-    reason: `KubeletHasNo${type}`,
-    message: `kubelet has no ${type}`,
-  })),
-  runtimeHandlers: ['oci', 'wasm'],
-};
-
-/** Reports every pod as running as soon as it hears of it. */
-class InstantHost implements PodHost {
-  link: AgentLink | undefined;
-  desired: DesiredSet | undefined;
-  setDesired(d: DesiredSet): void {
-    this.desired = d;
-    const at = rfc3339(Date.now());
-    for (const p of d.pods) {
-      const { name, namespace, uid, deletionTimestamp } = p.metadata!;
-      this.link?.pod({
-        name: name!,
-        namespace: namespace!,
-        uid: uid!,
-        status: {
-          phase: 'Running',
-          hostIP: '192.168.1.20',
-          podIP: '10.88.0.7',
-          podIPs: [{ ip: '10.88.0.7' }],
-          startTime: p.metadata!.creationTimestamp,
-          conditions: ['Initialized', 'Ready', 'ContainersReady'].map((type) => ({
-            type,
-            status: 'True',
-            lastTransitionTime: p.metadata!.creationTimestamp ?? at,
-          })),
-          containerStatuses: [
-            {
-              name: 'app',
-              image: 'registry.example.org/team/web:1.4.2',
-              imageID: `registry.example.org/team/web@sha256:${'0123456789abcdef'.repeat(4)}`,
-              containerID: `containerd://${uid!.replaceAll('-', '').repeat(2)}`,
-              ready: true,
-              started: true,
-              restartCount: 0,
-              state: { running: { startedAt: p.metadata!.creationTimestamp } },
-            },
-          ],
-        },
-        ...(deletionTimestamp ? { gone: true } : {}),
-      });
-    }
-  }
-  async *logs(): AsyncGenerator<Uint8Array> {}
-}
-
 const PODS = 20;
 const SAMPLES = 100;
 
@@ -249,7 +110,7 @@ export async function run(): Promise<Row[]> {
         log: silentLog,
         ...(keepalive ? { keepalive } : {}),
       });
-      host.link = link;
+      host.attach(link);
       agents.push(link);
       link.start();
       link.node(nodeReport);

@@ -94,6 +94,7 @@ export class JoinDesk {
   readonly #open = new Map<string, Conversation>();
   readonly #failures: Limiter;
   readonly #joins: Limiter;
+  #uses: Promise<void> = Promise.resolve();
 
   constructor(private readonly o: JoinDeskOptions) {
     this.#failures = new Limiter(o.clock, MAX_FAILURES);
@@ -243,8 +244,15 @@ export class JoinDesk {
     this.o.keyChanged(name);
   }
 
+  /** One after the other: a fleet that joins with one token at once would only take it from each other's hands. */
+  #use(id: string, joiner: string): Promise<void> {
+    const mine = this.#uses.then(() => this.#takeUse(id, joiner));
+    this.#uses = mine.catch(() => {});
+    return mine;
+  }
+
   /** Counts a use, unless the same key has had one: a grant that was lost on the way may be asked for again. */
-  async #use(id: string, joiner: string): Promise<void> {
+  async #takeUse(id: string, joiner: string): Promise<void> {
     for (let attempt = 1; ; attempt++) {
       const s = await this.#token(id);
       const joined = text(s, 'joined').split(',').filter(Boolean);

@@ -553,6 +553,15 @@ for (const [name, make, absent] of brokers)
       await expect(joinAs('dev6', tok)).rejects.toMatchObject({ reason: 'used' });
     });
 
+    it('lets as many devices join at once as the token has uses', async () => {
+      const tok = await token({ uses: 24 });
+      const names = await Promise.all(
+        Array.from({ length: 24 }, async (_, i) => (await joinAs(`crowd${i}`, tok)).node),
+      );
+      expect(new Set(names).size).toBe(24);
+      await expect(joinAs('crowd24', tok)).rejects.toMatchObject({ reason: 'used' });
+    });
+
     it('sends nothing to a hub with another CA', async () => {
       const tok = await token();
       const other = await createPki(mkdtempSync(path(root, 'other-')));
