@@ -1,7 +1,8 @@
-// Makes api/generated/ from @kubernetes/client-node: OpenAPI v2 definitions of every kind that is served and of what
-// they refer to. `definitions.json` has descriptions (OpenAPI, `kubectl explain`), `fields.json` is the same without
-// (decoding and patching: it stays in memory). Run by scripts/build.mjs and, when stale, before the unit tests.
-import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+// Makes api/generated/ from @kubernetes/client-node: OpenAPI v2 definitions of every type that the code names in quotes
+// (and so of every kind that has a declaration) and of what they refer to. `definitions.json` has descriptions (OpenAPI,
+// `kubectl explain`), `fields.json` is the same without (decoding and patching: it stays in memory). Run by
+// scripts/build.mjs and, when stale, before the unit tests.
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -10,100 +11,51 @@ const here = dirname(fileURLToPath(import.meta.url));
 const root = dirname(here);
 const packageDir = dirname(dirname(createRequire(import.meta.url).resolve('@kubernetes/client-node')));
 const models = join(packageDir, 'dist', 'gen', 'models');
+const generated = join(root, 'api', 'generated');
 
 const META = 'io.k8s.apimachinery.pkg.apis.meta.v1';
 const CORE = 'io.k8s.api.core.v1';
 const QUANTITY = 'io.k8s.apimachinery.pkg.api.resource.Quantity';
 
-/** Model class → [package, group, version, kind] for what has a kind; the walk below finds everything else from here. */
-const ROOTS = [
-  ...[
-    'Namespace',
-    'Node',
-    'Pod',
-    'ConfigMap',
-    'Secret',
-    'ServiceAccount',
-    'PodTemplate',
-    'Binding',
-    'Event',
-  ].map((kind) => [kind === 'Event' ? 'CoreV1Event' : `V1${kind}`, CORE, '', 'v1', kind]),
-  ['V1Lease', 'io.k8s.api.coordination.v1', 'coordination.k8s.io', 'v1', 'Lease'],
-  ['V1RuntimeClass', 'io.k8s.api.node.v1', 'node.k8s.io', 'v1', 'RuntimeClass'],
-  ['V1Deployment', 'io.k8s.api.apps.v1', 'apps', 'v1', 'Deployment'],
-  ['V1ReplicaSet', 'io.k8s.api.apps.v1', 'apps', 'v1', 'ReplicaSet'],
-  ...['Role', 'ClusterRole', 'RoleBinding', 'ClusterRoleBinding'].map((kind) => [
-    `V1${kind}`,
-    'io.k8s.api.rbac.v1',
-    'rbac.authorization.k8s.io',
-    'v1',
-    kind,
-  ]),
-  [
-    'V1CertificateSigningRequest',
-    'io.k8s.api.certificates.v1',
-    'certificates.k8s.io',
-    'v1',
-    'CertificateSigningRequest',
-  ],
-  ...[
-    'SubjectAccessReview',
-    'SelfSubjectAccessReview',
-    'LocalSubjectAccessReview',
-    'SelfSubjectRulesReview',
-  ].map((kind) => [`V1${kind}`, 'io.k8s.api.authorization.v1', 'authorization.k8s.io', 'v1', kind]),
-  ...['TokenReview', 'SelfSubjectReview', 'TokenRequest'].map((kind) => [
-    kind === 'TokenRequest' ? 'AuthenticationV1TokenRequest' : `V1${kind}`,
-    'io.k8s.api.authentication.v1',
-    'authentication.k8s.io',
-    'v1',
-    kind,
-  ]),
-  ['V1Scale', 'io.k8s.api.autoscaling.v1', 'autoscaling', 'v1', 'Scale'],
-  ['V1Eviction', 'io.k8s.api.policy.v1', 'policy', 'v1', 'Eviction'],
-  [
-    'V1CustomResourceDefinition',
-    'io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1',
-    'apiextensions.k8s.io',
-    'v1',
-    'CustomResourceDefinition',
-  ],
-  ['V1Status', META, '', 'v1', 'Status'],
-  ['V1DeleteOptions', META, '', 'v1', 'DeleteOptions'],
-  ['V1WatchEvent', META, '', 'v1', 'WatchEvent'],
-];
-const WITHOUT_LIST = new Set([
-  'Binding',
-  'Scale',
-  'Eviction',
-  'Status',
-  'DeleteOptions',
-  'WatchEvent',
-  'PodTemplate',
-  'SubjectAccessReview',
-  'SelfSubjectAccessReview',
-  'LocalSubjectAccessReview',
-  'SelfSubjectRulesReview',
-  'TokenReview',
-  'SelfSubjectReview',
-  'TokenRequest',
-]);
+/** Facts of Kubernetes' Go types, made by scripts/kubernetes-types.mjs. */
+const FACTS = join(here, 'kubernetes-types.json');
+const { groups, types } = JSON.parse(readFileSync(FACTS, 'utf8'));
 
-/** What belongs to meta/v1 wherever it is found first. */
-const META_MODELS = new Set(
-  `ObjectMeta ListMeta OwnerReference ManagedFieldsEntry LabelSelector LabelSelectorRequirement Status StatusDetails
-   StatusCause DeleteOptions Preconditions Condition WatchEvent FieldSelectorRequirement`
-    .split(/\s+/)
-    .map((n) => `V1${n}`),
-);
+/** Kinds that go over the wire without being named in the code. */
+const ALSO = [`${META}.Status`, `${META}.WatchEvent`, `${CORE}.PodTemplate`];
 
-/** Facts of Kubernetes' Go types that the package flattens to string: resource quantities. */
-const QUANTITIES = new Set(
-  `ResourceRequirements.limits ResourceRequirements.requests VolumeResourceRequirements.limits
-   VolumeResourceRequirements.requests NodeStatus.capacity NodeStatus.allocatable Overhead.podFixed PodSpec.overhead
-   EmptyDirVolumeSource.sizeLimit ResourceFieldSelector.divisor ContainerStatus.allocatedResources
-   PodStatus.allocatedResources NodeAllocatableResourceClaimStatus.resources`.split(/\s+/),
-);
+/** Those have no metadata to be known by. */
+const KINDS_WITHOUT_METADATA = new Set([`${META}.DeleteOptions`, `${META}.WatchEvent`]);
+
+/** Every definition that the code names in quotes, and so every kind that has a declaration. */
+function rootsOf(dir, found = new Set(ALSO)) {
+  for (const e of readdirSync(dir, { withFileTypes: true })) {
+    const path = join(dir, e.name);
+    if (e.isDirectory()) rootsOf(path, found);
+    else if (e.name.endsWith('.ts') && !e.name.endsWith('.test.ts'))
+      for (const [, name] of readFileSync(path, 'utf8').matchAll(/'(io\.k8s\.[\w.-]+)'/g))
+        if (types[name]) found.add(name);
+  }
+  return found;
+}
+const roots = () => [...rootsOf(join(root, 'hub'), rootsOf(join(root, 'api')))].sort();
+
+/** `V1Pod`, `CoreV1Event` … → [group's first part (when several groups have the name), version, name] */
+const MODEL = /^([A-Z][a-z]+)?(V\d+(?:(?:alpha|beta)\d+)?)(.+)$/;
+const nameOfModel = new Map();
+for (const file of readdirSync(models)) {
+  const [, prefix, version, name] = MODEL.exec(file.replace(/\.js$/, '')) ?? [];
+  if (!file.endsWith('.js') || !version) continue;
+  const packages = Object.keys(groups).filter((pkg) => {
+    const [group, v] = pkg.split('.').slice(-2);
+    return (
+      v === version.toLowerCase() && (!prefix || group === prefix.toLowerCase()) && types[`${pkg}.${name}`]
+    );
+  });
+  const pkg = packages.includes(META) ? META : packages[0];
+  if (pkg) nameOfModel.set(file.replace(/\.js$/, ''), `${pkg}.${name}`);
+}
+const modelOfName = new Map([...nameOfModel].map(([model, name]) => [name, model]));
 
 /** Free-form objects: `any` otherwise means RawExtension. */
 const JSON_SCHEMA = 'io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1';
@@ -115,61 +67,6 @@ const SPECIAL = {
   'ManagedFieldsEntry.fieldsV1': `${META}.FieldsV1`,
   'WatchEvent.object': 'io.k8s.apimachinery.pkg.runtime.RawExtension',
 };
-
-/**
- * Merge keys and strategies, facts of Kubernetes' Go struct tags: field → [patchMergeKey, patchStrategy, list type,
- * list map keys]. A list that is not here is atomic.
- */
-const LISTS = {
-  'PodSpec.volumes': ['name', 'merge,retainKeys', 'map'],
-  'PodSpec.initContainers': ['name', 'merge', 'map'],
-  'PodSpec.containers': ['name', 'merge', 'map'],
-  'PodSpec.ephemeralContainers': ['name', 'merge', 'map'],
-  'PodSpec.imagePullSecrets': ['name', 'merge', 'map'],
-  'PodSpec.hostAliases': ['ip', 'merge', 'map'],
-  'PodSpec.topologySpreadConstraints': ['topologyKey', 'merge', 'map', ['topologyKey', 'whenUnsatisfiable']],
-  'PodSpec.schedulingGates': ['name', 'merge', 'map'],
-  'PodSpec.resourceClaims': ['name', 'merge,retainKeys', 'map'],
-  'Container.ports': ['containerPort', 'merge', 'map', ['containerPort', 'protocol']],
-  'Container.env': ['name', 'merge', 'map'],
-  'Container.volumeMounts': ['mountPath', 'merge', 'map'],
-  'Container.volumeDevices': ['devicePath', 'merge', 'map'],
-  'EphemeralContainer.ports': ['containerPort', 'merge', 'map', ['containerPort', 'protocol']],
-  'EphemeralContainer.env': ['name', 'merge', 'map'],
-  'EphemeralContainer.volumeMounts': ['mountPath', 'merge', 'map'],
-  'EphemeralContainer.volumeDevices': ['devicePath', 'merge', 'map'],
-  'ResourceRequirements.claims': [undefined, undefined, 'map', ['name']],
-  'PodStatus.conditions': ['type', 'merge', 'map'],
-  'PodStatus.podIPs': ['ip', 'merge', 'map'],
-  'PodStatus.hostIPs': ['ip', 'merge', 'atomic'],
-  'PodStatus.resourceClaimStatuses': ['name', 'merge,retainKeys', 'map'],
-  'ContainerStatus.volumeMounts': ['mountPath', 'merge', 'map'],
-  'ContainerStatus.allocatedResourcesStatus': ['name', 'merge', 'map'],
-  'NodeSpec.podCIDRs': [undefined, 'merge', 'set'],
-  'NodeStatus.conditions': ['type', 'merge', 'map'],
-  'NodeStatus.addresses': ['type', 'merge', 'map'],
-  'NamespaceStatus.conditions': ['type', 'merge', 'map'],
-  'ServiceAccount.secrets': ['name', 'merge', 'map'],
-  'ObjectMeta.ownerReferences': ['uid', 'merge', 'map'],
-  'ObjectMeta.finalizers': [undefined, 'merge', 'set'],
-  'DeploymentStatus.conditions': ['type', 'merge', 'map'],
-  'ReplicaSetStatus.conditions': ['type', 'merge', 'map'],
-  'CertificateSigningRequestStatus.conditions': ['type', undefined, 'map', ['type']],
-  'CustomResourceDefinitionStatus.conditions': [undefined, undefined, 'map', ['type']],
-};
-/** Objects with a patch strategy of their own. */
-const STRATEGIES = { 'DeploymentSpec.strategy': 'retainKeys' };
-/** Structs that are replaced as a whole by server-side apply. */
-const ATOMIC = new Set(
-  `ConfigMapKeySelector SecretKeySelector ObjectFieldSelector ResourceFieldSelector FileKeySelector LocalObjectReference
-   ObjectReference NodeSelector NodeSelectorTerm TypedLocalObjectReference SecretReference LabelSelector
-   OwnerReference ScopeSelector ScopedResourceSelectorRequirement CrossVersionObjectReference TopologySelectorTerm RoleRef
-  Subject EndpointAddress EndpointPort ServiceBackendPort`.split(/\s+/),
-);
-/** Maps that are. */
-const ATOMIC_MAPS = new Set(['PodSpec.nodeSelector', 'Scheduling.nodeSelector']);
-/** Keys of keyed lists that may be left out. */
-const DEFAULTS = { 'ContainerPort.protocol': 'TCP' };
 
 const CONSTANTS = {
   [QUANTITY]: {
@@ -203,7 +100,6 @@ const CONSTANTS = {
   },
 };
 
-const bare = (model) => model.replace(/^(?:CoreV1|EventsV1|AuthenticationV1|RbacV1|V1)/, '');
 const ref = (name) => ({ $ref: `#/definitions/${name}` });
 
 /** Doc comments and required-ness of one model, from its .d.ts. */
@@ -227,18 +123,8 @@ function declarations(model) {
 
 export async function makeDefinitions() {
   const definitions = { ...CONSTANTS };
-  const names = new Map();
-  const loaded = new Map();
   const seen = new Set();
-  const load = async (model) => {
-    let map = loaded.get(model);
-    if (!map) {
-      const module = await import(pathToFileURL(join(models, `${model}.js`)).href);
-      map = module[model].getAttributeTypeMap();
-      loaded.set(model, map);
-    }
-    return map;
-  };
+  const pending = [];
 
   const SCALARS = {
     string: (format) => (format ? { type: 'string', format } : { type: 'string' }),
@@ -250,82 +136,86 @@ export async function makeDefinitions() {
     IntOrString: () => ref('io.k8s.apimachinery.pkg.util.intstr.IntOrString'),
   };
 
-  const typeOf = (type, format, pkg, pending) => {
+  const typeOf = (type, format) => {
     const array = /^Array<(.*)>$/.exec(type);
-    if (array) return { type: 'array', items: typeOf(array[1], format, pkg, pending) };
+    if (array) return { type: 'array', items: typeOf(array[1], format) };
     const map = /^\{ \[key: string\]: (.*); \}$/.exec(type);
-    if (map) return { type: 'object', additionalProperties: typeOf(map[1], format, pkg, pending) };
+    if (map) return { type: 'object', additionalProperties: typeOf(map[1], format) };
     const scalar = SCALARS[type];
     if (scalar) return scalar(format);
-    if (!names.has(type)) pending.push([type, META_MODELS.has(type) ? META : pkg]);
-    const target = META_MODELS.has(type) ? META : pkg;
-    if (!names.has(type)) names.set(type, `${target}.${bare(type)}`);
-    return ref(names.get(type));
+    const name = nameOfModel.get(type);
+    if (!name) throw new Error(`scripts/kubernetes-types.json has no type for the model ${type}`);
+    pending.push(name);
+    return ref(name);
   };
 
-  const define = async (model, pkg) => {
-    const pending = [[model, pkg]];
-    if (!names.has(model)) names.set(model, `${pkg}.${bare(model)}`);
-    while (pending.length) {
-      const [current, currentPkg] = pending.shift();
-      const name = names.get(current);
-      if (definitions[name]) continue;
-      const docs = declarations(current);
-      const definition = { description: docs.description, type: 'object', properties: {} };
-      definitions[name] = definition;
-      for (const { name: member, baseName, type, format } of await load(current)) {
-        const path = `${bare(current)}.${baseName}`;
-        seen.add(path);
-        let property = SPECIAL[path] ? ref(SPECIAL[path]) : typeOf(type, format, currentPkg, pending);
-        if (QUANTITIES.has(path))
-          property =
-            property.type === 'object'
-              ? { type: 'object', additionalProperties: ref(QUANTITY) }
-              : ref(QUANTITY);
-        const doc = docs.fields.get(member);
-        if (!doc) throw new Error(`${current}.${baseName} is not in its declaration file`);
-        if (doc.description) property = { description: doc.description, ...property };
-        if (doc.required) {
-          definition.required ??= [];
-          definition.required.push(baseName);
-        }
-        const list = LISTS[path];
-        if (list && property.type !== 'array') throw new Error(`${path} is no list`);
-        if (property.type === 'array') {
-          const [mergeKey, strategy, listType = 'atomic', mapKeys] = list ?? [];
-          property['x-kubernetes-list-type'] = listType;
-          if (listType === 'map') property['x-kubernetes-list-map-keys'] = mapKeys ?? [mergeKey];
-          if (mergeKey) property['x-kubernetes-patch-merge-key'] = mergeKey;
-          if (strategy) property['x-kubernetes-patch-strategy'] = strategy;
-        }
-        if (ATOMIC_MAPS.has(path)) property['x-kubernetes-map-type'] = 'atomic';
-        if (DEFAULTS[path]) property.default = DEFAULTS[path];
-        if (STRATEGIES[path]) property['x-kubernetes-patch-strategy'] = STRATEGIES[path];
-        definition.properties[baseName] = property;
+  const propertyOf = ({ baseName, type, format }, path, fact = {}) => {
+    let property = SPECIAL[path] ? ref(SPECIAL[path]) : typeOf(type, format);
+    if (fact.quantity)
+      property =
+        property.type === 'object' ? { type: 'object', additionalProperties: ref(QUANTITY) } : ref(QUANTITY);
+    if (property.type === 'array') {
+      const { type: listType = 'atomic', keys } = fact.list ?? {};
+      property['x-kubernetes-list-type'] = listType;
+      if (listType === 'map') property['x-kubernetes-list-map-keys'] = keys ?? [fact.mergeKey];
+    } else if (fact.list) throw new Error(`${path} (${baseName}) is no list`);
+    if (fact.mergeKey) property['x-kubernetes-patch-merge-key'] = fact.mergeKey;
+    if (fact.strategy) property['x-kubernetes-patch-strategy'] = fact.strategy;
+    if (fact.atomic) property['x-kubernetes-map-type'] = 'atomic';
+    // As in Kubernetes' own document: a struct that is no pointer is always there.
+    const value = fact.embedded ? {} : fact.default;
+    if (value !== undefined) property.default = value;
+    return property;
+  };
+
+  /** The definition of one type; what it refers to is pending then. */
+  const define = async (name) => {
+    const model = modelOfName.get(name);
+    if (!model) throw new Error(`@kubernetes/client-node has no model of ${name}`);
+    const { description, fields } = declarations(model);
+    const definition = { description, type: 'object', properties: {} };
+    definitions[name] = definition;
+    const facts = types[name];
+    const module = await import(pathToFileURL(join(models, `${model}.js`)).href);
+    for (const attribute of module[model].getAttributeTypeMap()) {
+      const { name: member, baseName } = attribute;
+      const path = `${name.slice(name.lastIndexOf('.') + 1)}.${baseName}`;
+      seen.add(path);
+      const doc = fields.get(member);
+      if (!doc) throw new Error(`${model}.${baseName} is not in its declaration file`);
+      const property = propertyOf(attribute, path, facts.fields?.[baseName]);
+      definition.properties[baseName] = doc.description
+        ? { description: doc.description, ...property }
+        : property;
+      if (doc.required) {
+        definition.required ??= [];
+        definition.required.push(baseName);
       }
-      if (ATOMIC.has(bare(current))) definition['x-kubernetes-map-type'] = 'atomic';
     }
+    if (facts.atomic) definition['x-kubernetes-map-type'] = 'atomic';
   };
 
-  for (const [model, pkg, group, version, kind] of ROOTS) {
-    await define(model, pkg);
-    const gvk = (k) => [{ group, kind: k, version }];
-    definitions[names.get(model)]['x-kubernetes-group-version-kind'] = gvk(kind);
-    if (WITHOUT_LIST.has(kind)) continue;
-    const list = `${model}List`;
-    await define(list, pkg);
-    definitions[names.get(list)]['x-kubernetes-group-version-kind'] = gvk(`${kind}List`);
+  for (const name of roots()) {
+    await define(name);
+    const { apiVersion, kind } = definitions[name].properties;
+    // ObjectReference and the like have both, but are no kinds; Status and the like have no list.
+    const isKind = apiVersion && kind && definitions[name].properties.metadata;
+    if (!isKind && !KINDS_WITHOUT_METADATA.has(name)) continue;
+    for (const n of [name, `${name}List`]) {
+      if (!modelOfName.has(n)) continue;
+      if (!definitions[n]) await define(n);
+      const dot = n.lastIndexOf('.');
+      const pkg = n.slice(0, dot);
+      const group = pkg === META ? '' : groups[pkg];
+      definitions[n]['x-kubernetes-group-version-kind'] = [
+        { group, kind: n.slice(dot + 1), version: pkg.slice(pkg.lastIndexOf('.') + 1) },
+      ];
+    }
   }
+  for (let name = pending.shift(); name; name = pending.shift()) if (!definitions[name]) await define(name);
 
   // A fact about a field that no model has is a typing error here or a change there: say so, do not drop it silently.
-  for (const path of [
-    ...Object.keys(LISTS),
-    ...Object.keys(STRATEGIES),
-    ...Object.keys(SPECIAL),
-    ...Object.keys(DEFAULTS),
-    ...ATOMIC_MAPS,
-    ...QUANTITIES,
-  ])
+  for (const path of Object.keys(SPECIAL))
     if (!seen.has(path)) throw new Error(`scripts/schemas.mjs: no model has ${path}`);
   return Object.fromEntries(Object.entries(definitions).sort(([a], [b]) => (a < b ? -1 : 1)));
 }
@@ -341,7 +231,7 @@ const bareOf = (v) => {
 };
 
 /** Writes the files; returns where. */
-export async function generate(outputs = [join(root, 'api', 'generated')]) {
+export async function generate(outputs = [generated]) {
   const definitions = await makeDefinitions();
   for (const dir of outputs) {
     mkdirSync(dir, { recursive: true });
@@ -353,16 +243,18 @@ export async function generate(outputs = [join(root, 'api', 'generated')]) {
 
 const stamp = (path) => (existsSync(path) ? statSync(path).mtimeMs : 0);
 
-/** vitest's globalSetup: generates when absent or older than this script or the package. */
+/** vitest's globalSetup: generates when absent, older than what it is made from, or without a definition that is wanted. */
 export async function setup() {
-  const made = stamp(join(root, 'api', 'generated', 'fields.json'));
-  if (made < stamp(fileURLToPath(import.meta.url)) || made < stamp(join(packageDir, 'package.json')))
-    await generate();
+  const fields = join(generated, 'fields.json');
+  const made = stamp(fields);
+  const stale = [fileURLToPath(import.meta.url), FACTS, join(packageDir, 'package.json')].some(
+    (source) => made < stamp(source),
+  );
+  const definitions = stale ? {} : JSON.parse(readFileSync(fields, 'utf8'));
+  if (stale || roots().some((name) => !definitions[name])) await generate();
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const built = join(root, 'dist', 'api');
-  const dirs = [join(root, 'api', 'generated')];
-  if (existsSync(built)) dirs.push(join(built, 'generated'));
-  await generate(dirs);
+  await generate(existsSync(built) ? [generated, join(built, 'generated')] : [generated]);
 }

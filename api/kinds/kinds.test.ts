@@ -776,3 +776,15 @@ describe('QoS class', () => {
     expect(of({ limits: { cpu: '1' } })).toBe('Burstable');
   });
 });
+
+describe('every declaration', () => {
+  it.each((allKinds as readonly Kind[]).map((k) => [`${k.group}/${k.version} ${k.kind}`, k] as const))(
+    '%s names its own definition',
+    (_name, { schema, group, version, kind }) => {
+      // Written out in quotes, so that scripts/schemas.mjs finds it.
+      expect(fieldDefinitions()[schema]?.['x-kubernetes-group-version-kind']).toEqual([
+        { group, version, kind },
+      ]);
+    },
+  );
+});

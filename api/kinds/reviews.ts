@@ -15,39 +15,39 @@ export interface SelfSubjectReview extends KubeObject {
 }
 
 /** Questions that are answered and never stored: they can only be created. */
-const question = <T extends KubeObject>(
-  group: 'authentication' | 'authorization',
-  kind: string,
-  namespaced = false,
-): Kind<T> => ({
-  group: `${group}.k8s.io`,
-  version: 'v1',
-  kind,
-  plural: `${kind.toLowerCase()}s`,
-  singular: kind.toLowerCase(),
-  shortNames: [],
-  categories: [],
-  namespaced,
-  verbs: ['create'],
-  schema: `io.k8s.api.${group}.v1.${kind}`,
-  columns: [nameColumn, ageColumn],
-  status: false,
-  selectable: {},
-});
+function question<T extends KubeObject>(schema: string, namespaced = false): Kind<T> {
+  const [group, version, kind] = schema.split('.').slice(-3) as [string, string, string];
+  return {
+    group: `${group}.k8s.io`,
+    version,
+    kind,
+    plural: `${kind.toLowerCase()}s`,
+    singular: kind.toLowerCase(),
+    shortNames: [],
+    categories: [],
+    namespaced,
+    verbs: ['create'],
+    schema,
+    columns: [nameColumn, ageColumn],
+    status: false,
+    selectable: {},
+  };
+}
 
-export const tokenReviews = question<TokenReview>('authentication', 'TokenReview');
-export const selfSubjectReviews = question<SelfSubjectReview>('authentication', 'SelfSubjectReview');
-export const subjectAccessReviews = question<SubjectAccessReview>('authorization', 'SubjectAccessReview');
+export const tokenReviews = question<TokenReview>('io.k8s.api.authentication.v1.TokenReview');
+export const selfSubjectReviews = question<SelfSubjectReview>(
+  'io.k8s.api.authentication.v1.SelfSubjectReview',
+);
+export const subjectAccessReviews = question<SubjectAccessReview>(
+  'io.k8s.api.authorization.v1.SubjectAccessReview',
+);
 export const selfSubjectAccessReviews = question<SelfSubjectAccessReview>(
-  'authorization',
-  'SelfSubjectAccessReview',
+  'io.k8s.api.authorization.v1.SelfSubjectAccessReview',
 );
 export const localSubjectAccessReviews = question<LocalSubjectAccessReview>(
-  'authorization',
-  'LocalSubjectAccessReview',
+  'io.k8s.api.authorization.v1.LocalSubjectAccessReview',
   true,
 );
 export const selfSubjectRulesReviews = question<SelfSubjectRulesReview>(
-  'authorization',
-  'SelfSubjectRulesReview',
+  'io.k8s.api.authorization.v1.SelfSubjectRulesReview',
 );

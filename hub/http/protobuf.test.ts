@@ -1,5 +1,7 @@
 import { describe, expect, it } from 'vitest';
+import { fieldDefinitions } from '../../api/kinds/schema.js';
 import { decodeProtobuf } from './protobuf.js';
+import { PROTOBUF_FIELDS } from './protobuf-fields.js';
 
 /** A tiny writer, by wire format alone, so that the reader is not tested against itself. */
 const varint = (n: number): number[] => (n < 128 ? [n] : [(n & 127) | 128, ...varint(Math.floor(n / 128))]);
@@ -111,5 +113,26 @@ describe('decodeProtobuf', () => {
   ])('refuses %s', (_what, sent, message) => {
     expect(() => decodeProtobuf(sent)).toThrow(message);
     expect(() => decodeProtobuf(sent)).toThrow(expect.objectContaining({ reason: 'BadRequest' }));
+  });
+
+  it('has a number for every field of every definition', () => {
+    const numbered = new Map(
+      PROTOBUF_FIELDS.replace(/\n {2}/g, ' ')
+        .trim()
+        .split('\n')
+        .map((line) => line.split(': ') as [string, string]),
+    );
+    const fieldsOf = (message: string): string[] =>
+      (numbered.get(message) ?? '').split(', ').flatMap((cell) => {
+        const name = cell.split(' ')[0]!;
+        return name.startsWith('+') ? fieldsOf(name.slice(1)) : name.replace('?', '');
+      });
+    const missing = Object.entries(fieldDefinitions()).flatMap(([name, { properties }]) => {
+      const known = new Set([...fieldsOf(name), 'apiVersion', 'kind']);
+      return Object.keys(properties ?? {})
+        .filter((p) => !known.has(p))
+        .map((p) => `${name}.${p}`);
+    });
+    expect(missing).toEqual([]);
   });
 });

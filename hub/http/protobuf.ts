@@ -277,7 +277,9 @@ function compileCodec(): Codec {
         message.set(Number(number), { name: '', form: 'inline', read: readText, pointer, message: inner });
         continue;
       }
-      const p = properties[name]!;
+      const p = properties[name];
+      // A field that the schemas do not know is skipped, as any unknown one.
+      if (!p) continue;
       const form = p.items ? 'list' : p.additionalProperties ? 'map' : 'one';
       message.set(Number(number), {
         name,

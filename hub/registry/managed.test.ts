@@ -151,6 +151,15 @@ describe('merging', () => {
     expect(emptyOf(schema)).toEqual({});
   });
 
+  it('knows what a new object of each type has before anything is in it', () => {
+    expect(emptyOf(schemaNamed('io.k8s.api.apps.v1.Deployment'))).toEqual({
+      metadata: {},
+      spec: { strategy: {}, template: { metadata: {}, spec: { containers: [] } } },
+      status: {},
+    });
+    expect(emptyOf(schemaNamed('io.k8s.api.core.v1.Event'))).toEqual({ metadata: {}, source: {} });
+  });
+
   it('takes leaves as they are', () => {
     const spec = (nodeSelector: object, args: string[]) =>
       pod({ spec: { nodeSelector, containers: [{ name: 'a', args }] } });

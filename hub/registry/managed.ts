@@ -196,11 +196,6 @@ function bare(o: AnyObject): AnyObject {
   return { ...o, metadata };
 }
 
-/** Structs inside structs that Kubernetes' types embed by value, so that even a new object has them. */
-const EMBEDDED = new Set(
-  'metadata spec status template strategy updateStrategy jobTemplate source'.split(' '),
-);
-
 /** What an object of the schema has before anything is in it; creators do not own these parts themselves. */
 export function emptyOf(schema: Schema): AnyObject {
   const { schema: s, name } = resolve(schema);
@@ -209,11 +204,10 @@ export function emptyOf(schema: Schema): AnyObject {
   const out: Record<string, unknown> = {};
   for (const [key, property] of Object.entries(s.properties ?? {})) {
     const { schema: type } = resolve(property);
-    if (type.properties && EMBEDDED.has(key)) out[key] = emptyOf(property);
-    else if (s.required?.includes(key)) {
-      if (type.type === 'array') out[key] = [];
-      else if (type.properties && type['x-kubernetes-map-type'] !== 'atomic') out[key] = emptyOf(property);
-    }
+    // Structs that Kubernetes' types embed by value are there even when they are empty; so are lists that may not be left out.
+    const embedded = type.properties && isPlainObject(property.default);
+    if (embedded && type['x-kubernetes-map-type'] !== 'atomic') out[key] = emptyOf(property);
+    else if (type.type === 'array' && s.required?.includes(key)) out[key] = [];
   }
   return out as AnyObject;
 }
