@@ -3,8 +3,7 @@ import type { ClusterRole, ClusterRoleBinding, PolicyRule } from 'kubernetes-typ
 import { RBAC_GROUP } from '../../api/kinds/rbac.js';
 import { notFound } from '../../api/meta/errors.js';
 import { deepEqual } from '../../api/meta/json.js';
-import type { Guard, GuardedWrite } from '../registry/admission.js';
-import type { RequestContext } from '../registry/api.js';
+import type { Guard, GuardedWrite, RequestContext } from '../registry/api.js';
 import { refused } from './attributes.js';
 import type { RbacAuthorizer } from './authorizer.js';
 import { nodeOf } from './node.js';

@@ -38,6 +38,18 @@ export interface RequestContext {
 /** Answers an object of a kind that is not stored, or a part of one; gets and gives the whole object. */
 export type Answer = (ctx: RequestContext, o: AnyObject, namespace: string | undefined) => Promise<AnyObject>;
 
+/** A write that is about to happen. `next` is what is stored after it (what is deleted, for a delete). */
+export interface GuardedWrite {
+  verb: 'create' | 'update' | 'delete';
+  kind: Kind;
+  subresource?: Subresource;
+  next: AnyObject;
+  current?: AnyObject;
+}
+
+/** Throws when who writes may not write this; asked on every write, after validation. */
+export type Guard = (ctx: RequestContext, write: GuardedWrite) => void;
+
 export type Subresource = 'status' | 'scale' | 'finalize';
 
 /** `namespace` absent on a namespaced kind: all namespaces. */

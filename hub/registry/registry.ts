@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { Binding, Namespace, Pod } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
 import { rfc3339 } from '../../api/clock.js';
-import { allKinds, namespaces, pods, runtimeClasses } from '../../api/kinds/index.js';
+import { allKinds, namespaces, pods, runtimeClasses, serviceAccounts } from '../../api/kinds/index.js';
 import { apiVersionOf, type CustomParts, type FieldError, type Kind } from '../../api/kinds/kind.js';
 import { decode, schemaNamed, schemaOf } from '../../api/kinds/schema.js';
 import type { Log } from '../../api/log.js';
@@ -27,10 +27,13 @@ import {
 } from '../../api/meta/selector.js';
 import type { Client, DeleteOptions, Frozen, Watcher } from '../client.js';
 import { Compacted, type Entry, RevisionConflict, type Store } from '../store/store.js';
-import { admitCreate, type Guard, type Lookup } from './admission.js';
+import { AdmissionChain } from './admission/chain.js';
+import { type OptionsKind, Request, type Target, type World } from './admission/plugin.js';
+import { plugins } from './admission/plugins.js';
 import {
   type Answer,
   type DeleteResult,
+  type Guard,
   type ListQuery,
   type ListResult,
   PATCH_TYPES,
@@ -118,12 +121,36 @@ export class Registry implements RegistryVerbs {
   /** Copies with a resourceVersion for values of a store that does not stamp. */
   readonly #stamped = new WeakMap<object, AnyObject>();
   readonly #continuations: Continuations;
+  /** What admission reads. */
+  readonly #world: World = {
+    get: (kind, key) => {
+      const entry = this.#store.get(this.#key(kind, key));
+      return entry && this.#give(entry, kind);
+    },
+    list: (kind, namespace = '') => {
+      let lists = this.#lists.get(kind);
+      if (!lists) {
+        lists = new Map();
+        this.#lists.set(kind, lists);
+      }
+      let list = lists.get(namespace);
+      if (!list) {
+        list = this.#store.list(this.#prefix(kind, namespace)).entries.map((e) => this.#give(e, kind));
+        lists.set(namespace, list);
+      }
+      return list;
+    },
+  };
+  readonly #admission: AdmissionChain;
+  /** What plugins listed, until one of the kind changes. */
+  readonly #lists = new Map<Kind, Map<string, readonly AnyObject[]>>();
 
   constructor({ store, clock, log }: RegistryOptions) {
     this.#store = store;
     this.#clock = clock;
     this.#log = log;
     this.#continuations = new Continuations(clock);
+    this.#admission = new AdmissionChain(plugins({ clock, log }), this.#world);
     this.setCustomKinds([]);
   }
 
@@ -261,35 +288,62 @@ export class Registry implements RegistryVerbs {
     owners?: Owners,
   ): Promise<Frozen<AnyObject>> {
     if (kind.load) await kind.load();
-    const meta = metaOf(o);
-    if (meta.resourceVersion) throw badRequest('resourceVersion should not be set on objects to be created');
-    this.#placeInNamespace(kind, meta, namespace);
-    delete meta.resourceVersion;
-    delete meta.deletionTimestamp;
-    delete meta.deletionGracePeriodSeconds;
-    delete meta.generation;
-    const sent = meta.managedFields;
-    delete meta.managedFields;
+    this.#prepareMeta(kind, metaOf(o), namespace);
+    const sent = metaOf(o).managedFields;
+    delete metaOf(o).managedFields;
+    kind.setDefaults?.(o);
+    const manager = this.#manager(ctx, kind);
+    const managed = owners ?? (manager && afterCreate(this.#write(kind), o, manager, sent));
+    const { namespace: within, name = '' } = metaOf(o);
+    const request = this.#request(ctx, { operation: 'CREATE', kind }, 'CreateOptions', {
+      namespace: within,
+      name,
+      object: o,
+    });
+    const mutated = this.#admission.mutate(request);
+    if (mutated) {
+      await mutated;
+      this.#prepareMeta(kind, metaOf(request.object!), within);
+    }
+    const made = request.object!;
+    const meta = metaOf(made);
     meta.uid = randomUUID();
     meta.creationTimestamp = rfc3339(this.#clock.now());
     if (kind.generation) meta.generation = 1;
     const generated = !meta.name && meta.generateName ? meta.generateName : undefined;
     if (generated) meta.name = this.#generateName(generated);
-    kind.setDefaults?.(o);
-    const manager = this.#manager(ctx, kind);
-    const managed = owners ?? (manager && afterCreate(this.#write(kind), o, manager, sent));
-    admitCreate(kind, o, this.#lookup);
-    kind.prepareForCreate?.(o);
+    // Some defaults follow from the name.
+    if (generated || mutated) kind.setDefaults?.(made);
+    kind.prepareForCreate?.(made);
     if (managed?.size) meta.managedFields = encodeOwners(managed)!;
     this.#validate(
       kind,
       meta.name ?? '',
       validateObjectMeta(meta, kind.namespaced, kind.validName),
-      () => kind.validate?.(o) ?? [],
+      () => kind.validate?.(made) ?? [],
     );
-    ctx.warnings.push(...(kind.warnings?.(o) ?? []));
-    for (const guard of this.guards) guard(ctx, { verb: 'create', kind, next: o });
-    this.#checkSize(o, owners !== undefined);
+    ctx.warnings.push(...(kind.warnings?.(made) ?? []));
+    request.name = meta.name!;
+    try {
+      const validated = this.#admission.validate(request);
+      if (validated) await validated;
+      for (const guard of this.guards) guard(ctx, { verb: 'create', kind, next: made });
+      this.#checkSize(made, owners !== undefined);
+      return await this.#add(ctx, kind, made, generated);
+    } catch (e) {
+      request.failed();
+      throw e;
+    }
+  }
+
+  /** Writes a new object, under another name when a generated one is taken. */
+  async #add(
+    ctx: RequestContext,
+    kind: Kind,
+    o: AnyObject,
+    generated: string | undefined,
+  ): Promise<Frozen<AnyObject>> {
+    const meta = metaOf(o);
     for (let attempt = 1; ; attempt++) {
       const key = { namespace: meta.namespace, name: meta.name! };
       try {
@@ -297,7 +351,9 @@ export class Registry implements RegistryVerbs {
           const there = this.#store.get(storeKey);
           if (there) throw alreadyExists(kind.plural, key.name, kind.group);
           if (ctx.dryRun) return deepFreeze(o);
-          return this.#give(await this.#store.create(storeKey, o), kind);
+          const entry = await this.#store.create(storeKey, o);
+          this.#committed(kind, entry, undefined);
+          return this.#give(entry, kind);
         });
       } catch (e) {
         const taken = e instanceof RevisionConflict || isApiError(e, 'AlreadyExists');
@@ -306,6 +362,48 @@ export class Registry implements RegistryVerbs {
         meta.name = this.#generateName(generated);
       }
     }
+  }
+
+  /** Clears what a creator may not choose. */
+  #prepareMeta(kind: Kind, meta: WritableMeta, namespace: string | undefined): void {
+    if (meta.resourceVersion) throw badRequest('resourceVersion should not be set on objects to be created');
+    this.#placeInNamespace(kind, meta, namespace);
+    delete meta.resourceVersion;
+    delete meta.deletionTimestamp;
+    delete meta.deletionGracePeriodSeconds;
+    delete meta.generation;
+    delete meta.uid;
+    delete meta.creationTimestamp;
+  }
+
+  /** A write as admission sees it. */
+  #request(
+    ctx: RequestContext,
+    target: Target,
+    optionsKind: OptionsKind,
+    what: {
+      namespace: string | undefined;
+      name: string;
+      object?: AnyObject;
+      oldObject?: AnyObject;
+      deleteOptions?: DeleteOptions;
+    },
+  ): Request {
+    return new Request({
+      ...target,
+      object: undefined,
+      oldObject: undefined,
+      ...what,
+      ctx,
+      world: this.#world,
+      optionsKind,
+    });
+  }
+
+  /** After each write that the store acknowledged. */
+  #committed(kind: Kind, now: Entry | undefined, before: AnyObject | undefined): void {
+    this.#lists.delete(kind);
+    this.#admission.committed(kind, now?.value as AnyObject | undefined, before);
   }
 
   async update(
@@ -322,7 +420,7 @@ export class Registry implements RegistryVerbs {
         `the name of the object (${meta.name}) does not match the name on the URL (${key.name})`,
       );
     const pinned = meta?.resourceVersion;
-    return this.#change(ctx, kind, key, subresource, (_current, attempt) => {
+    return this.#change(ctx, kind, key, subresource, 'UpdateOptions', (_current, attempt) => {
       if (attempt > 1 && pinned) throw conflict(kind.plural, key.name, MODIFIED, kind.group);
       return { wanted: o };
     });
@@ -357,7 +455,7 @@ export class Registry implements RegistryVerbs {
       invalidObject({ kind: '', group: '' }, '', [
         invalid('patch', JSON.stringify(body), `strict decoding error: ${texts.join(', ')}`),
       ]);
-    return this.#change(ctx, kind, key, subresource, (current) => {
+    return this.#change(ctx, kind, key, subresource, 'PatchOptions', (current) => {
       const view = subresource === 'scale' ? scaleOf(kind, current) : current;
       const patched = run(deepCopy(view) as Plain);
       return { wanted: this.#decode(ctx, kind, patched, subresource, strictError) };
@@ -383,7 +481,7 @@ export class Registry implements RegistryVerbs {
     for (let attempt = 1; ; attempt++) {
       try {
         if (this.#store.get(this.#key(kind, key)) || subresource) {
-          const object = await this.#change(ctx, kind, key, subresource, (current) => {
+          const object = await this.#change(ctx, kind, key, subresource, 'PatchOptions', (current) => {
             const { object, owners } = lay(current, current.metadata!.managedFields);
             const wanted = deepCopy(object);
             return { wanted: subresource === 'scale' ? scaleOf(kind, wanted) : wanted, owners };
@@ -539,58 +637,110 @@ export class Registry implements RegistryVerbs {
     kind: Kind,
     key: ObjectKey,
     subresource: Subresource | undefined,
+    optionsKind: OptionsKind,
     make: (current: AnyObject, attempt: number) => { wanted: AnyObject; owners?: Owners },
   ): Promise<Frozen<AnyObject>> {
     if (kind.load) await kind.load();
-    try {
-      return await this.#serially(this.#key(kind, key), async () => {
-        for (let attempt = 1; ; attempt++) {
-          const entry = this.#need(kind, key);
-          const current = this.#give(entry, kind);
-          const { wanted, owners } = make(current, attempt);
-          this.#checkPreconditions(kind, key.name, wanted.metadata, current.metadata!);
-          const sent = subresource ? undefined : wanted.metadata?.managedFields;
-          const next = this.#merge(kind, current, wanted, subresource);
-          if (!subresource)
-            for (const w of kind.warnings?.(next) ?? []) if (!ctx.warnings.includes(w)) ctx.warnings.push(w);
-          this.#setOwners(ctx, kind, subresource, next, current, sent, owners);
-          for (const guard of this.guards) guard(ctx, { verb: 'update', kind, subresource, next, current });
-          const answer = (o: AnyObject) => (subresource === 'scale' ? deepFreeze(scaleOf(kind, o)) : o);
-          if (unchanged(next, current)) return answer(current);
-          this.#checkSize(next, owners !== undefined);
-          if (ctx.dryRun) {
-            metaOf(next).resourceVersion = current.metadata!.resourceVersion!;
-            return answer(deepFreeze(next));
-          }
-          try {
-            if (this.#mayGo(kind, next)) {
-              await this.#store.delete(entry.key, entry.revision);
-              metaOf(next).resourceVersion = current.metadata!.resourceVersion!;
-              return answer(deepFreeze(next));
-            }
-            return answer(this.#give(await this.#store.update(entry.key, next, entry.revision), kind));
-          } catch (e) {
-            if (!(e instanceof RevisionConflict)) throw e;
-            if (attempt >= MAX_ATTEMPTS) throw conflict(kind.plural, key.name, MODIFIED, kind.group);
-          }
+    const target: Target = { operation: 'UPDATE', kind, ...(subresource ? { subresource } : {}) };
+    return this.#inTurn(target, key, async (attempt) => {
+      const entry = this.#need(kind, key);
+      const current = this.#give(entry, kind);
+      const { wanted, owners } = make(current, attempt);
+      this.#checkPreconditions(kind, key.name, wanted.metadata, current.metadata!);
+      const sent = subresource ? undefined : wanted.metadata?.managedFields;
+      let next = this.#place(kind, current, wanted, subresource);
+      this.#setOwners(ctx, kind, subresource, next, current, sent, owners);
+      const asked = this.#admission.concerns(target);
+      const shown = (o: AnyObject) => (subresource === 'scale' ? scaleOf(kind, o) : o);
+      const request =
+        asked &&
+        this.#request(ctx, target, optionsKind, {
+          namespace: key.namespace,
+          name: key.name,
+          object: shown(next),
+          oldObject: shown(current),
+        });
+      if (request) {
+        const mutated = this.#admission.mutate(request);
+        if (mutated) {
+          await mutated;
+          const { managedFields } = metaOf(next);
+          next = this.#place(kind, current, request.object!, subresource);
+          if (managedFields) metaOf(next).managedFields = managedFields;
+          request.object = shown(next);
         }
-      });
+      }
+      this.#check(kind, current, next, subresource);
+      if (!subresource)
+        for (const w of kind.warnings?.(next) ?? []) if (!ctx.warnings.includes(w)) ctx.warnings.push(w);
+      try {
+        if (request) {
+          const validated = this.#admission.validate(request);
+          if (validated) await validated;
+        }
+        for (const guard of this.guards) guard(ctx, { verb: 'update', kind, subresource, next, current });
+        const answer = (o: AnyObject) => (subresource === 'scale' ? deepFreeze(shown(o)) : o);
+        if (unchanged(next, current)) return answer(current);
+        this.#checkSize(next, owners !== undefined);
+        const gone = this.#mayGo(kind, next);
+        if (ctx.dryRun || gone) {
+          if (!ctx.dryRun) await this.#remove(kind, entry);
+          metaOf(next).resourceVersion = current.metadata!.resourceVersion!;
+          return answer(deepFreeze(next));
+        }
+        return answer(await this.#replace(kind, entry, next));
+      } catch (e) {
+        if (request) request.failed();
+        throw e;
+      }
+    });
+  }
+
+  /**
+   * Runs a read-and-write of one object, again when someone else was quicker. One after the other for each object, but
+   * for those that may have to wait for others than this process.
+   */
+  async #inTurn<T>(target: Target, key: ObjectKey, attempt: (n: number) => Promise<T>): Promise<T> {
+    const { kind } = target;
+    const tries = async (): Promise<T> => {
+      for (let n = 1; ; n++) {
+        try {
+          return await attempt(n);
+        } catch (e) {
+          if (!(e instanceof RevisionConflict)) throw e;
+          if (n >= MAX_ATTEMPTS) throw conflict(kind.plural, key.name, MODIFIED, kind.group);
+        }
+      }
+    };
+    try {
+      const storeKey = this.#key(kind, key);
+      return await (this.#admission.waits(target) ? tries() : this.#serially(storeKey, tries));
     } catch (e) {
       throw this.#asApiError(e);
     }
   }
 
-  /** What is stored after a write: `wanted` through the given door, everything else as it is. Validated. */
-  #merge(kind: Kind, current: AnyObject, wanted: AnyObject, subresource: Subresource | undefined): AnyObject {
+  /** Throws RevisionConflict when the entry is no longer what is stored. */
+  async #replace(kind: Kind, entry: Entry, next: AnyObject): Promise<AnyObject> {
+    const now = await this.#store.update(entry.key, next, entry.revision);
+    this.#committed(kind, now, entry.value as AnyObject);
+    return this.#give(now, kind);
+  }
+
+  /** So does this. */
+  async #remove(kind: Kind, entry: Entry): Promise<void> {
+    await this.#store.delete(entry.key, entry.revision);
+    this.#committed(kind, undefined, entry.value as AnyObject);
+  }
+
+  /** What is stored after a write: `wanted` through the given door, everything else as it is; with defaults. */
+  #place(kind: Kind, current: AnyObject, wanted: AnyObject, subresource: Subresource | undefined): AnyObject {
     const meta = current.metadata!;
     if (subresource === 'status') {
       const next: AnyObject = { ...current, metadata: { ...meta }, status: wanted['status'] };
       if (next['status'] === undefined) delete next['status'];
       delete metaOf(next).resourceVersion;
-      if (kind.custom) {
-        kind.setDefaults?.(next);
-        this.#validate(kind, meta.name ?? '', [], () => kind.validate?.(next, current) ?? []);
-      }
+      if (kind.custom) kind.setDefaults?.(next);
       return next;
     }
     let next = wanted;
@@ -615,6 +765,17 @@ export class Registry implements RegistryVerbs {
     }
     kind.prepareForUpdate?.(next, current);
     kind.setDefaults?.(next);
+    return next;
+  }
+
+  /** Validates what is to take the place of `current`, and counts its generation. */
+  #check(kind: Kind, current: AnyObject, next: AnyObject, subresource: Subresource | undefined): void {
+    const m = metaOf(next);
+    const meta = current.metadata!;
+    if (subresource === 'status') {
+      if (kind.custom) this.#validate(kind, meta.name ?? '', [], () => kind.validate?.(next, current) ?? []);
+      return;
+    }
     this.#validate(
       kind,
       meta.name ?? '',
@@ -623,7 +784,6 @@ export class Registry implements RegistryVerbs {
     );
     if (kind.generation && !deepEqual(wishOf(kind, next), wishOf(kind, current)))
       m.generation = (meta.generation ?? 0) + 1;
-    return next;
   }
 
   /** A deleted object that nothing holds any more. */
@@ -638,15 +798,16 @@ export class Registry implements RegistryVerbs {
   }
 
   async bind(ctx: RequestContext, key: ObjectKey, body: unknown): Promise<void> {
-    const binding = decodeAs(ctx, body, 'Binding', 'v1', 'io.k8s.api.core.v1.Binding') as unknown as Binding;
-    const { target } = binding;
+    const sent = decodeAs(ctx, body, 'Binding', 'v1', 'io.k8s.api.core.v1.Binding');
+    const { target } = sent as unknown as Binding;
     const errors: FieldError[] = [];
     if (target?.kind && target.kind !== 'Node')
       errors.push(invalid('target.kind', target.kind, 'must be empty, "Node" is the only kind'));
     if (!target?.name) errors.push({ type: 'Required', field: 'target.name', message: 'Required value' });
     if (errors.length) throw invalidObject({ kind: 'Binding', group: '' }, key.name, errors);
     const refuse = (why: string) => conflict('pods/binding', key.name, why);
-    await this.#edit(ctx, pods as unknown as Kind, key, (o, current) => {
+    await this.#edit(ctx, pods as unknown as Kind, key, 'binding', sent, (o, current, admitted) => {
+      const binding = admitted as unknown as Binding;
       const pod = o as { -readonly [K in keyof Pod]: Pod[K] };
       const { uid } = binding.metadata ?? {};
       if (uid && uid !== current.metadata?.uid)
@@ -659,7 +820,7 @@ export class Registry implements RegistryVerbs {
         throw refuse(`pod ${key.name} is already assigned to node ${JSON.stringify(pod.spec.nodeName)}`);
       if (pod.spec?.schedulingGates?.length)
         throw refuse(`pod ${key.name} has non-empty .spec.schedulingGates`);
-      pod.spec = { ...pod.spec!, nodeName: target.name! };
+      pod.spec = { ...pod.spec!, nodeName: binding.target.name! };
       pod.metadata = { ...pod.metadata };
       if (binding.metadata?.annotations)
         pod.metadata.annotations = { ...pod.metadata.annotations, ...binding.metadata.annotations };
@@ -682,45 +843,63 @@ export class Registry implements RegistryVerbs {
     const schema = 'io.k8s.api.authentication.v1.TokenRequest';
     const request = decodeAs(ctx, body, 'TokenRequest', 'authentication.k8s.io/v1', schema);
     if (!this.tokens) throw new ApiError('ServiceUnavailable', 'this server makes no tokens');
-    return this.tokens.request(key.namespace ?? '', key.name, request);
+    const target: Target = {
+      operation: 'CREATE',
+      kind: serviceAccounts as unknown as Kind,
+      subresource: 'token',
+    };
+    const admitted = await this.#admitBody(ctx, target, key, request);
+    return this.tokens.request(key.namespace ?? '', key.name, admitted?.object ?? request);
   }
 
   async evict(ctx: RequestContext, key: ObjectKey, body: unknown): Promise<void> {
-    const eviction = decodeAs(ctx, body, 'Eviction', 'policy/v1', 'io.k8s.api.policy.v1.Eviction') as {
-      deleteOptions?: Plain;
-    };
-    const options = this.deleteOptions(eviction.deleteOptions, {});
+    const sent = decodeAs(ctx, body, 'Eviction', 'policy/v1', 'io.k8s.api.policy.v1.Eviction');
+    const target: Target = { operation: 'CREATE', kind: pods as unknown as Kind, subresource: 'eviction' };
+    const eviction = (await this.#admitBody(ctx, target, key, sent))?.object ?? sent;
+    const options = this.deleteOptions(eviction['deleteOptions'], {});
     await this.delete(ctx, pods as unknown as Kind, key, options);
   }
 
-  /** Changes one object past validation of updates: for subresources whose rules stand in `change`. */
+  /** Changes one object through a subresource that has a body and rules of its own, which stand in `change`. */
   async #edit(
     ctx: RequestContext,
     kind: Kind,
     key: ObjectKey,
-    change: (shallowCopy: AnyObject, current: AnyObject) => void,
+    subresource: string,
+    body: AnyObject,
+    change: (shallowCopy: AnyObject, current: AnyObject, body: AnyObject) => void,
   ): Promise<AnyObject> {
-    try {
-      return await this.#serially(this.#key(kind, key), async () => {
-        for (let attempt = 1; ; attempt++) {
-          const entry = this.#need(kind, key);
-          const current = this.#give(entry, kind);
-          const next: AnyObject = { ...current, metadata: { ...current.metadata } };
-          change(next, current);
-          delete metaOf(next).resourceVersion;
-          if (unchanged(next, current)) return current;
-          if (ctx.dryRun) return deepFreeze(next);
-          try {
-            return this.#give(await this.#store.update(entry.key, next, entry.revision), kind);
-          } catch (e) {
-            if (!(e instanceof RevisionConflict)) throw e;
-            if (attempt >= MAX_ATTEMPTS) throw conflict(kind.plural, key.name, MODIFIED, kind.group);
-          }
-        }
-      });
-    } catch (e) {
-      throw this.#asApiError(e);
-    }
+    const target: Target = { operation: 'CREATE', kind, subresource };
+    return this.#inTurn(target, key, async () => {
+      const request = await this.#admitBody(ctx, target, key, body);
+      try {
+        const entry = this.#need(kind, key);
+        const current = this.#give(entry, kind);
+        const next: AnyObject = { ...current, metadata: { ...current.metadata } };
+        change(next, current, request?.object ?? body);
+        delete metaOf(next).resourceVersion;
+        if (unchanged(next, current)) return current;
+        if (ctx.dryRun) return deepFreeze(next);
+        return await this.#replace(kind, entry, next);
+      } catch (e) {
+        request?.failed();
+        throw e;
+      }
+    });
+  }
+
+  /** Asks all plugins about the body of a subresource; undefined when none has a say. */
+  async #admitBody(
+    ctx: RequestContext,
+    target: Target,
+    key: ObjectKey,
+    body: AnyObject,
+  ): Promise<Request | undefined> {
+    if (!this.#admission.concerns(target)) return undefined;
+    const request = this.#request(ctx, target, 'CreateOptions', { ...named(key), object: body });
+    await this.#admission.mutate(request);
+    await this.#admission.validate(request);
+    return request;
   }
 
   // ---- deleting
@@ -731,39 +910,44 @@ export class Registry implements RegistryVerbs {
     key: ObjectKey,
     options: DeleteOptions,
   ): Promise<DeleteResult> {
-    if (kind.plural === 'namespaces' && ['default', 'kube-system', 'kube-public'].includes(key.name))
-      throw new ApiError(
-        'Forbidden',
-        `namespaces "${key.name}" is forbidden: this namespace may not be deleted`,
-        { name: key.name, kind: 'namespaces' },
-      );
-    try {
-      return await this.#serially(this.#key(kind, key), async () => {
-        for (let attempt = 1; ; attempt++) {
-          const entry = this.#need(kind, key);
-          const current = this.#give(entry, kind);
-          for (const guard of this.guards) guard(ctx, { verb: 'delete', kind, next: current, current });
-          this.#checkDeletePreconditions(kind, key.name, options, current.metadata!);
-          const next = this.#markDeleted(kind, current, options);
-          const gone = this.#mayGo(kind, next);
-          if (ctx.dryRun || options.dryRun) return { object: deepFreeze(next), removed: gone };
-          try {
-            if (gone) {
-              await this.#store.delete(entry.key, entry.revision);
-              return { object: current, removed: true };
-            }
-            if (unchanged(next, current)) return { object: current, removed: false };
-            const object = this.#give(await this.#store.update(entry.key, next, entry.revision), kind);
-            return { object, removed: false };
-          } catch (e) {
-            if (!(e instanceof RevisionConflict)) throw e;
-            if (attempt >= MAX_ATTEMPTS) throw conflict(kind.plural, key.name, MODIFIED, kind.group);
-          }
+    const target: Target = { operation: 'DELETE', kind };
+    return this.#inTurn(target, key, async () => {
+      const asked = this.#admission.concerns(target);
+      const there = this.#store.get(this.#key(kind, key));
+      const request =
+        asked &&
+        this.#request(ctx, target, 'DeleteOptions', {
+          ...named(key),
+          ...(there ? { oldObject: this.#give(there, kind) } : {}),
+          deleteOptions: options,
+        });
+      if (request) {
+        const mutated = this.#admission.mutate(request);
+        if (mutated) await mutated;
+      }
+      const entry = there ?? this.#need(kind, key);
+      const current = this.#give(entry, kind);
+      for (const guard of this.guards) guard(ctx, { verb: 'delete', kind, next: current, current });
+      this.#checkDeletePreconditions(kind, key.name, options, current.metadata!);
+      try {
+        if (request) {
+          const validated = this.#admission.validate(request);
+          if (validated) await validated;
         }
-      });
-    } catch (e) {
-      throw this.#asApiError(e);
-    }
+        const next = this.#markDeleted(kind, current, options);
+        const gone = this.#mayGo(kind, next);
+        if (ctx.dryRun || options.dryRun) return { object: deepFreeze(next), removed: gone };
+        if (gone) {
+          await this.#remove(kind, entry);
+          return { object: current, removed: true };
+        }
+        if (unchanged(next, current)) return { object: current, removed: false };
+        return { object: await this.#replace(kind, entry, next), removed: false };
+      } catch (e) {
+        if (request) request.failed();
+        throw e;
+      }
+    });
   }
 
   /** `current` with what a delete writes into it (registry/rest BeforeDelete and deletionFinalizersForGarbageCollection). */
@@ -911,11 +1095,6 @@ export class Registry implements RegistryVerbs {
   }
 
   // ---- helpers
-
-  readonly #lookup: Lookup = (kind, key) => {
-    const entry = this.#store.get(this.#key(kind, key));
-    return entry && this.#give(entry, kind);
-  };
 
   #prefix(kind: Kind, namespace?: string): string {
     const base = `/${kind.group || 'core'}/${kind.plural}/`;
@@ -1113,6 +1292,8 @@ const wishOf = (kind: Kind, o: AnyObject): unknown => {
   const { metadata: _m, status, ...rest } = o;
   return kind.status ? rest : { ...rest, status };
 };
+
+const named = ({ namespace, name }: ObjectKey) => ({ namespace, name });
 
 /** `0` for absent. */
 function positive(n: number | undefined, what: string): number {

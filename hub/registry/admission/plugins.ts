@@ -1,0 +1,24 @@
+import type { Clock } from '../../../api/clock.js';
+import type { Log } from '../../../api/log.js';
+import { namespaceLifecycle } from './namespacelifecycle.js';
+import type { Plugin } from './plugin.js';
+import { priority } from './priority.js';
+import { runtimeClass } from './runtimeclass.js';
+import { serviceAccount } from './serviceaccount.js';
+
+/** What plugins are made with. */
+export interface AdmissionParts {
+  clock: Clock;
+  log: Log;
+}
+
+/**
+ * The chain, in Kubernetes' recommended order (pkg/kubeapiserver/options/plugins.go): first every `mutate` from top to
+ * bottom, then the object's own validation, then every `validate`. Webhooks and quota stay at the end.
+ */
+export const plugins = (_parts: AdmissionParts): readonly Plugin[] => [
+  namespaceLifecycle,
+  serviceAccount,
+  priority,
+  runtimeClass,
+];
