@@ -64,13 +64,14 @@ export interface Client {
   updateStatus<T extends KubeObject>(kind: Kind<T>, object: T): Promise<Frozen<T>>;
   /**
    * A JSON merge patch (RFC 7386) of the object, or of its status when `subresource` is 'status', or of a terminating
-   * Namespace's `spec.finalizers` when it is 'finalize' (the last one taken away removes the Namespace).
+   * Namespace's `spec.finalizers` when it is 'finalize' (the last one taken away removes the Namespace), or of a
+   * CertificateSigningRequest's conditions when it is 'approval'.
    */
   patch<T extends KubeObject>(
     kind: Kind<T>,
     key: ObjectKey,
     patch: object,
-    subresource?: 'status' | 'finalize',
+    subresource?: 'status' | 'finalize' | 'approval',
   ): Promise<Frozen<T>>;
   /** Sets `spec.nodeName`, as the pods/binding subresource does; rejects with Conflict when already bound. */
   bind(pod: ObjectKey & { uid: string }, nodeName: string): Promise<void>;

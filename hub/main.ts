@@ -151,7 +151,7 @@ export class Hub {
         log: log.child({ room: 'http' }),
         host,
         port: await this.#port(this.options.apiPort, this.options.lastPorts?.api),
-        tls: { ...pki.server, ca: pki.caPem },
+        tls: { ...pki.server, ca: [pki.caPem, pki.clientCaPem] },
         authenticate: (token) => tokens.authenticate(token),
         mounts: [
           { prefix: '/v2/', handler: (req, res) => images.handle(req, res) },
@@ -168,6 +168,7 @@ export class Hub {
       log: log.child({ room: 'controllers' }),
       kinds: registry,
       caPem: pki.caPem,
+      certificates: { authorizer, sign: pki.signRequest },
     });
     await this.#run(link);
     if (bus instanceof EmbeddedBroker) this.#mqttPort = bus.port;

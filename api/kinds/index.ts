@@ -1,5 +1,6 @@
 import { configMaps, secrets, serviceAccounts } from './config.js';
 import { customResourceDefinitions } from './crd.js';
+import { certificateSigningRequests } from './csr.js';
 import { events } from './event.js';
 import type { Kind } from './kind.js';
 import { leases } from './lease.js';
@@ -19,6 +20,7 @@ import { runtimeClasses } from './runtimeclass.js';
 import { deployments, replicaSets } from './workloads.js';
 
 export {
+  certificateSigningRequests,
   clusterRoleBindings,
   clusterRoles,
   configMaps,
@@ -61,6 +63,7 @@ export const allKinds: readonly Kind[] = [
   clusterRoles,
   clusterRoleBindings,
   customResourceDefinitions,
+  certificateSigningRequests,
   tokenReviews,
   selfSubjectReviews,
   subjectAccessReviews,

@@ -40,6 +40,14 @@ export interface CustomParts {
   view(stored: AnyObject): AnyObject;
 }
 
+/** Who asks for something to be made. */
+export interface Requester {
+  readonly user: string;
+  readonly groups: readonly string[];
+  readonly uid?: string;
+  readonly extra?: Readonly<Record<string, readonly string[]>>;
+}
+
 /** One declaration per kind: every verb, format and tool works from it. */
 export interface Kind<T extends KubeObject = AnyObject> {
   /** '' for the core group. */
@@ -59,6 +67,8 @@ export interface Kind<T extends KubeObject = AnyObject> {
   readonly columns: readonly Column<T>[];
   /** Has a `status` subresource: main writes keep status, status writes keep the rest. */
   readonly status: boolean;
+  /** Subresources besides `status` through which part of the status is written, e.g. `approval`. */
+  readonly statusDoors?: readonly string[];
   /** JSON paths for the `scale` subresource. */
   readonly scale?: { specReplicas: string; statusReplicas: string; labelSelector?: string };
   /** Field selector label → value; `metadata.name` and `metadata.namespace` are always there. */
@@ -75,9 +85,14 @@ export interface Kind<T extends KubeObject = AnyObject> {
   /** Fills in defaults, in place, on every write and before validation. */
   setDefaults?(o: T): void;
   /** In place, after defaults: clears or sets what a creator may not choose (status, generation…). */
-  prepareForCreate?(o: T): void;
+  prepareForCreate?(o: T, by: Requester): void;
   /** In place: carries over what an updater may not change silently. `old` is frozen. */
   prepareForUpdate?(o: T, old: T): void;
+  /**
+   * In place, on top-level members of a shallow copy: what a write of the status through `door` (`status`, or one of
+   * `statusDoors`) leaves as it was in `old`. `now` is RFC 3339.
+   */
+  prepareForStatus?(o: T, old: T, door: string, now: string): void;
   /** In place, on top-level members of a shallow copy: what the first delete changes besides metadata. */
   prepareForDelete?(o: T): void;
   /** Loads what the rules need; called before every write. */
@@ -87,6 +102,8 @@ export interface Kind<T extends KubeObject = AnyObject> {
   /** `old` is there on updates. */
   validate?(o: T, old?: T): FieldError[];
   validateUpdate?(o: T, old: T): FieldError[];
+  /** What is wrong with a status that is written through `door`. */
+  validateStatus?(o: T, old: T, door: string): FieldError[];
 }
 
 /** `apps/v1`, or `v1` for the core group. */

@@ -1,8 +1,12 @@
+import type { CertificateSigningRequest } from 'kubernetes-types/certificates/v1.js';
 import type { Pod } from 'kubernetes-types/core/v1.js';
 import type { ClusterRole, ClusterRoleBinding, PolicyRule } from 'kubernetes-types/rbac/v1.js';
+import { CERTIFICATES_GROUP, certificateSigningRequests, requestOf, SIGNER } from '../../api/kinds/csr.js';
+import type { Kind } from '../../api/kinds/kind.js';
 import { RBAC_GROUP } from '../../api/kinds/rbac.js';
 import { notFound } from '../../api/meta/errors.js';
 import { deepEqual } from '../../api/meta/json.js';
+import type { AnyObject } from '../../api/meta/object.js';
 import type { Guard, GuardedWrite, RequestContext } from '../registry/api.js';
 import { refused } from './attributes.js';
 import type { RbacAuthorizer } from './authorizer.js';
@@ -14,11 +18,57 @@ import { escalationText, type Rule } from './rules.js';
 export const accessGuard =
   (authorizer: RbacAuthorizer): Guard =>
   (ctx, write) => {
+    if (isRequest(write.kind)) checkSubject(write);
     if (ctx.groups.includes('system:masters')) return;
+    if (isRequest(write.kind)) checkSigner(authorizer, ctx, write);
     if (write.kind.group === RBAC_GROUP && write.verb !== 'delete') checkEscalation(authorizer, ctx, write);
     const node = nodeOf(userOf(ctx));
     if (node) checkNode(node, write);
   };
+
+const isRequest = (kind: Kind) =>
+  kind.group === CERTIFICATES_GROUP && kind.plural === certificateSigningRequests.plural;
+
+/** Kubernetes' CertificateSubjectRestriction admission: nobody, not even an administrator, asks for `system:masters`. */
+function checkSubject({ verb, kind, next }: GuardedWrite): void {
+  if (verb !== 'create') return;
+  const csr = next as unknown as CertificateSigningRequest;
+  if (csr.spec.signerName === SIGNER.client && requestOf(csr).organizations.includes('system:masters'))
+    throw refused(
+      kind.plural,
+      kind.group,
+      next.metadata?.name,
+      `use of ${SIGNER.client} signer with system:masters group is not allowed`,
+    );
+}
+
+/**
+ * Kubernetes' CertificateApproval and CertificateSigning admission: writing approvals and certificates needs the verb
+ * `approve` or `sign` on the signer besides the right to write the object.
+ */
+function checkSigner(authorizer: RbacAuthorizer, ctx: RequestContext, write: GuardedWrite): void {
+  const { kind, subresource, next, current } = write;
+  if (!current || (subresource !== 'approval' && subresource !== 'status')) return;
+  const verb = subresource === 'approval' ? 'approve' : 'sign';
+  const status = (o: AnyObject) => (o as { status?: Record<string, unknown> }).status ?? {};
+  if (
+    verb === 'sign' &&
+    ['certificate', 'conditions'].every((f) => deepEqual(status(next)[f], status(current)[f]))
+  )
+    return;
+  const { signerName } = (current as unknown as CertificateSigningRequest).spec;
+  // All of a domain's signers, as Kubernetes spells it.
+  const names = [signerName, `${signerName.split('/')[0]}/*`];
+  const may = (name: string) =>
+    authorizer.authorize(userOf(ctx), { verb, group: CERTIFICATES_GROUP, resource: 'signers', name }).allowed;
+  if (!names.some(may))
+    throw refused(
+      kind.plural,
+      kind.group,
+      next.metadata?.name,
+      `user not permitted to ${verb} requests with signerName ${JSON.stringify(signerName)}`,
+    );
+}
 
 function checkEscalation(authorizer: RbacAuthorizer, ctx: RequestContext, write: GuardedWrite): void {
   const { kind, next, current } = write;

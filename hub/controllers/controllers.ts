@@ -1,10 +1,12 @@
 import type { Clock } from '../../api/clock.js';
 import type { Log } from '../../api/log.js';
+import type { Authorizer } from '../auth/attributes.js';
 import type { Client, KindTable } from '../client.js';
 import { EventRecorder } from '../events.js';
 import type { Informers } from '../informer.js';
 import { WorkQueue } from '../queue.js';
 import { aggregationLoop } from './aggregation.js';
+import { certificatesLoop, type SignRequest } from './csr.js';
 import { deploymentLoop } from './deployment.js';
 import { eventTtlLoop } from './eventttl.js';
 import { evictionLoop } from './eviction.js';
@@ -28,6 +30,8 @@ export interface ControllersOptions {
   log: Log;
   /** The API's CA, for the ConfigMap `kube-root-ca.crt` of every namespace. */
   caPem: string;
+  /** Signs what CertificateSigningRequests ask for; without it they wait for a signer of somebody else's. */
+  certificates?: { authorizer: Authorizer; sign: SignRequest };
   /** Ended pods that are kept, in the whole cluster. Default 500. */
   keepEndedPods?: number;
 }
@@ -50,6 +54,9 @@ export class Controllers {
       podgc: podGcLoop(o.keepEndedPods ?? 500),
       eventttl: eventTtlLoop,
       aggregation: aggregationLoop,
+      ...(o.certificates
+        ? { certificates: certificatesLoop(o.certificates.authorizer, o.certificates.sign) }
+        : {}),
     };
     const { client, informers, clock, log } = o;
     const ctx: Context = {

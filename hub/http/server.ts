@@ -35,8 +35,8 @@ export interface HttpServerOptions {
   host?: string;
   /** 0 picks a free one. */
   port: number;
-  /** PEM: the server's certificate and key, and the CA that client certificates must come from. */
-  tls: { cert: string; key: string; ca: string };
+  /** PEM: the server's certificate and key, and the CAs that client certificates must come from. */
+  tls: { cert: string; key: string; ca: string | string[] };
   /** The user that a bearer token stands for; undefined when it is good for nobody. */
   authenticate?: (token: string) => User | undefined;
   mounts?: readonly Mount[];

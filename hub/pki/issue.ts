@@ -17,14 +17,24 @@ export interface Subject {
   o?: readonly string[];
 }
 
-/** What is to be made; all of it JSON, keys and certificates as PEM. Without `ca` a self-signed CA of `privateKey`. */
-export type Job = { subject: Subject; validity: Validity } & (
-  | { privateKey: string }
+/**
+ * What is to be made; all of it JSON, keys and certificates as PEM. Without `ca` a self-signed CA of `privateKey`; with
+ * `request` what that PKCS #10 request asks for.
+ */
+export type Job = { validity: Validity } & (
+  | { subject: Subject; privateKey: string }
   | {
+      subject: Subject;
       ca: { cert: string; key: string };
       publicKey: string;
       /** Names or addresses of a server; absent: a client's certificate. */
       hosts?: readonly string[];
+    }
+  | {
+      ca: { cert: string; key: string };
+      request: string;
+      /** In the words of certificates.k8s.io. */
+      usages: readonly string[];
     }
 );
 
@@ -107,8 +117,56 @@ export async function issueLeaf(
   return `${cert.toString('pem')}\n`;
 }
 
+/** Usages of certificates.k8s.io → key usage flags, and → extended ones (pkg/controller/certificates/authority). */
+const KEY_USAGES: Readonly<Record<string, x509.KeyUsageFlags>> = {
+  signing: x509.KeyUsageFlags.digitalSignature,
+  'digital signature': x509.KeyUsageFlags.digitalSignature,
+  'content commitment': x509.KeyUsageFlags.nonRepudiation,
+  'key encipherment': x509.KeyUsageFlags.keyEncipherment,
+  'key agreement': x509.KeyUsageFlags.keyAgreement,
+  'data encipherment': x509.KeyUsageFlags.dataEncipherment,
+};
+const EXTENDED_USAGES: Readonly<Record<string, string>> = {
+  'server auth': x509.ExtendedKeyUsage.serverAuth,
+  'client auth': x509.ExtendedKeyUsage.clientAuth,
+};
+const SUBJECT_ALT_NAME = '2.5.29.17';
+
+/** Signs a request: its subject, names and key, nothing else of what it wants. Rejects when its signature is wrong. */
+async function signRequest(
+  ca: { cert: string; key: string },
+  pem: string,
+  usages: readonly string[],
+  validity: Validity,
+): Promise<string> {
+  const request = new x509.Pkcs10CertificateRequest(pem);
+  if (!(await request.verify())) throw new Error('unable to verify certificate request signature');
+  const issuer = new x509.X509Certificate(ca.cert);
+  const flags = usages.reduce((all, u) => all | (KEY_USAGES[u] ?? 0), 0);
+  const extended = usages.flatMap((u) => EXTENDED_USAGES[u] ?? []);
+  const cert = await x509.X509CertificateGenerator.create({
+    serialNumber: serial(),
+    subject: request.subjectName,
+    issuer: issuer.subjectName,
+    notBefore: new Date(validity.notBefore),
+    notAfter: new Date(validity.notAfter),
+    signingAlgorithm: EC,
+    publicKey: request.publicKey,
+    signingKey: await privateCryptoKey(createPrivateKey(ca.key)),
+    extensions: [
+      new x509.BasicConstraintsExtension(false, undefined, true),
+      ...(flags ? [new x509.KeyUsagesExtension(flags, true)] : []),
+      ...(extended.length ? [new x509.ExtendedKeyUsageExtension(extended)] : []),
+      await x509.AuthorityKeyIdentifierExtension.create(issuer),
+      ...request.extensions.filter((e) => e.type === SUBJECT_ALT_NAME),
+    ],
+  });
+  return `${cert.toString('pem')}\n`;
+}
+
 /** The certificate as PEM. */
 export function issue(job: Job): Promise<string> {
+  if ('request' in job) return signRequest(job.ca, job.request, job.usages, job.validity);
   if ('privateKey' in job) return selfSignedCa(job.subject, createPrivateKey(job.privateKey), job.validity);
   const issuer = { certPem: job.ca.cert, key: createPrivateKey(job.ca.key) };
   return issueLeaf(issuer, job.subject, createPublicKey(job.publicKey), job.validity, job.hosts);

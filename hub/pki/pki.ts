@@ -2,6 +2,7 @@
  * The hub's own certificate authority and keys, under `DIR/pki` (mode 0700, files 0600):
  *
  *   ca.crt ca.key      ECDSA P-256; every node pins it, so it is made once and never replaced by itself
+ *   client-ca.{crt,key} signs what CertificateSigningRequests ask for; the API trusts it, brokers do not
  *   signing.key        Ed25519; signs everything that goes down to nodes
  *   server.{crt,key}   for the API and the embedded broker; renewed by itself
  *   admin.{crt,key}    kubectl's (`system:masters`); renewed by itself
@@ -32,6 +33,11 @@ const YEAR = 365 * DAY;
 /** Fixed, so that a hub whose clock was wrong at its first start still has a valid CA once the clock is right. */
 const CA_VALIDITY = { notBefore: Date.UTC(2020, 0, 1), notAfter: Date.UTC(2070, 0, 1) };
 const LEAF_TTL = 5 * YEAR;
+/** Kubernetes' longest life and default of what a CertificateSigningRequest asks for. */
+const REQUEST_TTL = YEAR;
+/** How far such a certificate is dated back; of one that is to live for less than `SHORT`, its end is not. */
+const REQUEST_BACKDATE = 5 * 60_000;
+const SHORT = 8 * 3_600_000;
 /** A leaf with less than this left is made anew at start. */
 const RENEW_BEFORE = YEAR;
 /** Clocks in a fleet differ: a new certificate is valid from a day ago. */
@@ -78,6 +84,11 @@ export interface Pki {
   /** `sha256:<hex>` of the CA's public key (SPKI, DER): what join tokens and kubeadm-like tools pin. */
   readonly caHash: string;
   readonly server: KeyPair;
+  /**
+   * The CA of certificates that CertificateSigningRequests ask for, PEM. Another than the nodes': who has one may be
+   * anybody that its approver let them be, at the API, and nobody at a broker, where a name is all that counts.
+   */
+  readonly clientCaPem: string;
   /** The names and addresses in the server certificate. */
   readonly serverHosts: readonly string[];
   /** The Ed25519 key that downlink messages are signed with: raw public key, 32 bytes. */
@@ -88,6 +99,11 @@ export interface Pki {
   deriveKey(purpose: string): Buffer;
   /** A client certificate, PEM. Rejects on a key that is not P-256. */
   issueClientCert(request: ClientCertRequest): Promise<string>;
+  /**
+   * Signs a PKCS #10 request (PEM) with the client CA. `usages` are those of certificates.k8s.io, `seconds` the life
+   * that is asked for. Rejects when the request's own signature is wrong.
+   */
+  signRequest(request: string, usages: readonly string[], seconds?: number): Promise<string>;
   /** A server certificate with a new key, for a broker of one's own. */
   issueServerCert(cn: string, hosts: readonly string[]): Promise<KeyPair>;
   /** The hub's client certificate at an external broker (CN {@link HUB_CN}). */
@@ -203,6 +219,7 @@ export async function createPki(dataDir: string, options: PkiOptions = {}): Prom
     return pair;
   };
 
+  const clientCa = await ensureClientCa(dir, log);
   const serverHosts = serverHostsOf(options);
   const server = await ensure('server', 'coxswain-hub', [], serverHosts);
   const signingPublicKey = rawEd25519(createPublicKey(signingKey));
@@ -212,6 +229,7 @@ export async function createPki(dataDir: string, options: PkiOptions = {}): Prom
     caPem,
     caHash: spkiHash(ca),
     server,
+    clientCaPem: clientCa.cert,
     serverHosts,
     signingPublicKey,
     sign: (data) => sign(null, data, signingKey),
@@ -238,6 +256,13 @@ export async function createPki(dataDir: string, options: PkiOptions = {}): Prom
         validity: validity(ttl),
       });
     },
+    signRequest(request, usages, seconds) {
+      const now = clock.now();
+      const ttl = seconds === undefined ? REQUEST_TTL : Math.min(seconds * 1000, REQUEST_TTL);
+      const notBefore = now - REQUEST_BACKDATE;
+      const notAfter = ttl < SHORT ? now + ttl : notBefore + ttl;
+      return issueCertificate({ ca: clientCa, request, usages, validity: { notBefore, notAfter } });
+    },
     issueServerCert: (cn, hosts) => issue(cn, [], [...new Set(hosts)].sort()),
     brokerClient: () => ensure('broker', HUB_CN, [HUB_CN]),
     async writeAdminKubeconfig(path, serverUrl) {
@@ -249,6 +274,27 @@ export async function createPki(dataDir: string, options: PkiOptions = {}): Prom
 
 const pemOf = (k: KeyObject): string =>
   k.export({ type: k.type === 'public' ? 'spki' : 'pkcs8', format: 'pem' }) as string;
+
+/** Loads the CA of requests, or makes it: without it, what it signed is void and can be asked for again. */
+async function ensureClientCa(dir: string, log: Log): Promise<KeyPair> {
+  const crt = join(dir, 'client-ca.crt');
+  const keyFile = join(dir, 'client-ca.key');
+  if (existsSync(crt)) {
+    try {
+      const pair = { cert: readFileSync(crt, 'utf8'), key: readFileSync(keyFile, 'utf8') };
+      if (new X509Certificate(pair.cert).checkPrivateKey(createPrivateKey(pair.key))) return pair;
+      log.warn({ file: crt }, 'made anew: it does not belong to its key');
+    } catch (err) {
+      log.warn({ file: crt, err }, 'made anew: it cannot be read');
+    }
+  }
+  const key = pemOf(generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey);
+  const subject = { cn: 'coxswain-client-ca' };
+  const cert = await issueCertificate({ subject, privateKey: key, validity: CA_VALIDITY });
+  writeFileAtomic(keyFile, key, 0o600);
+  writeFileAtomic(crt, cert, 0o600);
+  return { cert, key };
+}
 
 async function makeDir(dataDir: string, dir: string): Promise<void> {
   const caKey = generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey;

@@ -314,7 +314,7 @@ export class Registry implements RegistryVerbs {
     if (generated) meta.name = this.#generateName(generated);
     // Some defaults follow from the name.
     if (generated || mutated) kind.setDefaults?.(made);
-    kind.prepareForCreate?.(made);
+    kind.prepareForCreate?.(made, ctx);
     if (managed?.size) meta.managedFields = encodeOwners(managed)!;
     this.#validate(
       kind,
@@ -622,6 +622,7 @@ export class Registry implements RegistryVerbs {
     const status = field('status');
     const doors: Partial<Record<Subresource | 'main', Door>> = {
       status: (set) => set.only(status),
+      approval: (set) => set.only(status),
       main: kind.status ? (set) => set.without(status) : undefined,
     };
     return {
@@ -736,8 +737,9 @@ export class Registry implements RegistryVerbs {
   /** What is stored after a write: `wanted` through the given door, everything else as it is; with defaults. */
   #place(kind: Kind, current: AnyObject, wanted: AnyObject, subresource: Subresource | undefined): AnyObject {
     const meta = current.metadata!;
-    if (subresource === 'status') {
+    if (subresource === 'status' || subresource === 'approval') {
       const next: AnyObject = { ...current, metadata: { ...meta }, status: wanted['status'] };
+      kind.prepareForStatus?.(next, current, subresource, rfc3339(this.#clock.now()));
       if (next['status'] === undefined) delete next['status'];
       delete metaOf(next).resourceVersion;
       if (kind.custom) kind.setDefaults?.(next);
@@ -772,8 +774,11 @@ export class Registry implements RegistryVerbs {
   #check(kind: Kind, current: AnyObject, next: AnyObject, subresource: Subresource | undefined): void {
     const m = metaOf(next);
     const meta = current.metadata!;
-    if (subresource === 'status') {
-      if (kind.custom) this.#validate(kind, meta.name ?? '', [], () => kind.validate?.(next, current) ?? []);
+    if (subresource === 'status' || subresource === 'approval') {
+      this.#validate(kind, meta.name ?? '', [], () => [
+        ...((kind.custom && kind.validate?.(next, current)) || []),
+        ...(kind.validateStatus?.(next, current, subresource) ?? []),
+      ]);
       return;
     }
     this.#validate(
@@ -1080,7 +1085,7 @@ export class Registry implements RegistryVerbs {
       create: (kind: Kind, o: AnyObject) => this.create(ctx(), kind, o.metadata?.namespace, copy(o)),
       update: (kind: Kind, o: AnyObject) => this.update(ctx(), kind, keyOf(o), copy(o)),
       updateStatus: (kind: Kind, o: AnyObject) => this.update(ctx(), kind, keyOf(o), copy(o), 'status'),
-      patch: (kind: Kind, key: ObjectKey, patch: object, subresource?: 'status' | 'finalize') =>
+      patch: (kind: Kind, key: ObjectKey, patch: object, subresource?: Subresource) =>
         this.patch(ctx(), kind, key, PATCH_TYPES.merge, patch, subresource),
       bind: ({ uid, ...key }: ObjectKey & { uid: string }, nodeName: string) =>
         this.bind(ctx(), key, {

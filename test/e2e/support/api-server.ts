@@ -27,7 +27,7 @@ export async function startApiServer(options: { streams?: NodeStreams } & Partia
     log: silentLog,
     host: '127.0.0.1',
     port: 0,
-    tls: { ...pki.server, ca: pki.caPem },
+    tls: { ...pki.server, ca: [pki.caPem, pki.clientCaPem] },
     authenticate: (token) => tokens.authenticate(token),
     ...options,
   });
