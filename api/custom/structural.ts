@@ -86,7 +86,7 @@ function walk(given: unknown, at: string, place: Place, depth: number, out: Fiel
   const { additionalProperties: rest } = s;
   if (rest === false)
     out.push(forbidden(`${at}.additionalProperties`, 'additionalProperties cannot be set to false'));
-  if (rest && s.properties && Object.keys(s.properties).length)
+  if (isPlainObject(rest) && s.properties && Object.keys(s.properties).length)
     out.push(
       forbidden(`${at}.additionalProperties`, 'additionalProperties and properties are mutual exclusive'),
     );

@@ -82,6 +82,10 @@ export interface Kind<T extends KubeObject = AnyObject> {
   readonly holdsDeletion?: (o: T) => boolean;
   /** Grace period in seconds when a delete names none; absent: deletion is immediate. */
   readonly defaultGracePeriod?: (o: T) => number;
+  /** The version in which objects are stored; absent: this one. */
+  readonly storageVersion?: string;
+  /** Told with every answer: this version is on its way out. */
+  readonly deprecation?: string;
   /** Fills in defaults, in place, on every write and before validation. */
   setDefaults?(o: T): void;
   /** In place, after defaults: clears or sets what a creator may not choose (status, generation…). */

@@ -21,7 +21,7 @@ import {
 } from './message.js';
 import { negotiate } from './negotiate.js';
 import { OpenApi } from './openapi.js';
-import { type Backend, callOf } from './resources.js';
+import { type Backend, callOf, warn } from './resources.js';
 import { Router, segmentsOf } from './route.js';
 
 /** One part of the hub whose state decides whether the hub is well. */
@@ -146,13 +146,17 @@ export class Api {
     };
     this.#demand(req, attributes);
     call.demand = (verb) => this.#demand(req, { ...attributes, verb });
-    if (!call.longRunning) return this.#limited(() => call.run(this.#backend, call, req));
+    const run = async () => {
+      const reply = await call.run(this.#backend, call, req);
+      return kind.deprecation ? warn(reply, [kind.deprecation]) : reply;
+    };
+    if (!call.longRunning) return this.#limited(run);
 
     if (this.#longRunning >= (this.options.maxLongRunning ?? 4000)) throw tooMany();
     this.#longRunning++;
     let reply: Reply;
     try {
-      reply = await call.run(this.#backend, call, req);
+      reply = await run();
     } catch (e) {
       this.#longRunning--;
       throw e;

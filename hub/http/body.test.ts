@@ -28,7 +28,11 @@ describe('decodeBody', () => {
     .map((c, i) => `${c}: &${c} [${Array(9).fill(`*${'abcdefghi'[i]}`).join(',')}]`)
     .join('\n')}`;
   it.each([
-    ['broken JSON', '{"a":', 'application/json', /not valid JSON/],
+    ['JSON that breaks off', '{"a":', 'application/json', /^unexpected end of JSON input$/],
+    ['no JSON', 'a: 1', '', /^invalid character 'a' looking for beginning of value$/],
+    ['JSON without a comma', '{"a":1 "b"}', '', /^invalid character '"' after object key:value pair$/],
+    ['JSON without a key', '{1:1}', '', /^invalid character '1' looking for beginning of object key string$/],
+    ['JSON with more after it', '{} x', '', /^invalid character 'x' after top-level value$/],
     ['broken YAML', 'a: [1', 'application/yaml', /not valid YAML/],
     ['an alias bomb', bomb, 'application/yaml', /alias/i],
     ['JSON too deep', '['.repeat(100_000) + ']'.repeat(100_000), '', /deeper than/],

@@ -48,12 +48,41 @@ function decodeJson(body: Buffer, duplicates?: string[]): unknown {
   try {
     value = JSON.parse(body.toString('utf8'));
   } catch (e) {
-    throw badRequest(`the body is not valid JSON: ${(e as Error).message}`);
+    throw badRequest(syntaxError(e as Error, body));
   }
   // A key can be spelled with escapes, so both spellings get the closer look.
   if (body.includes('__proto__') || body.includes('\\u00')) checkTree(value, 0);
   if (duplicates) findDuplicates(body, duplicates);
   return value;
+}
+
+/** Where a character was not expected, by what V8 says of it. */
+const PLACES: readonly (readonly [RegExp, string])[] = [
+  [/property name or/, 'looking for beginning of object key string'],
+  [/double-quoted property name/, 'looking for beginning of object key string'],
+  [/after property name/, 'after object key'],
+  [/after property value/, 'after object key:value pair'],
+  [/after array element/, 'after array element'],
+  [/after JSON/, 'after top-level value'],
+  [/control character/, 'in string literal'],
+  [/escaped|escape/, 'in string escape code'],
+];
+
+/** What is wrong with a JSON text, in the words of Go's encoding/json, which Kubernetes' clients know. */
+function syntaxError({ message }: Error, body: Buffer): string {
+  if (/^Unexpected end|^Unterminated/.test(message)) return 'unexpected end of JSON input';
+  const [, at] = /at position (\d+)/.exec(message) ?? [];
+  const [, token] = /^Unexpected token '(.+?)',/su.exec(message) ?? [];
+  const c = at === undefined ? token : body.toString('utf8')[Number(at)];
+  const place = PLACES.find(([says]) => says.test(message))?.[1] ?? 'looking for beginning of value';
+  return c === undefined ? message : `invalid character '${c}' ${place}`;
+}
+
+/** The beginning of a body that could not be read: as it is when it looks like JSON, else as hexadecimal digits. */
+export function summaryOf(body: Buffer): string {
+  if (body.length === 0) return '<empty>';
+  const head = body.subarray(0, 30);
+  return `${head.toString(body[0] === 0x7b ? 'utf8' : 'hex')}${body.length > 30 ? ' ...' : ''}`;
 }
 
 /** More are not told of. */

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { apiVersionOf, type Kind } from '../../api/kinds/kind.js';
 
 /** A subresource as discovery lists it. */
@@ -81,6 +82,14 @@ export function discoveryDocuments(kinds: readonly Kind[]): Map<string, string> 
   return docs;
 }
 
+/** What storage migration goes by (apiserver pkg/endpoints/discovery, StorageVersionHash). */
+const storageVersionHash = (k: Kind): string =>
+  createHash('sha256')
+    .update(`${k.group}/${k.storageVersion ?? k.version}/${k.kind}`)
+    .digest()
+    .subarray(0, 8)
+    .toString('base64');
+
 function apiResources(k: Kind): object[] {
   return [
     {
@@ -91,6 +100,7 @@ function apiResources(k: Kind): object[] {
       verbs: k.verbs ?? VERBS,
       ...(k.shortNames.length ? { shortNames: k.shortNames } : {}),
       ...(k.categories.length ? { categories: k.categories } : {}),
+      ...(k.verbs ? {} : { storageVersionHash: storageVersionHash(k) }),
     },
     ...subresourcesOf(k).map((s) => ({
       name: `${k.plural}/${s.name}`,

@@ -1,12 +1,12 @@
 import type { Pod } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
-import { badRequest } from '../../api/meta/errors.js';
+import { badRequest, isApiError } from '../../api/meta/errors.js';
 import type { ObjectKey } from '../../api/meta/object.js';
 import type { Frozen } from '../client.js';
 import type { RegistryVerbs, RequestContext, Subresource } from '../registry/api.js';
 import { PATCH_TYPES } from '../registry/api.js';
 import type { NodeStreams } from '../streams.js';
-import { decodeBody } from './body.js';
+import { decodeBody, summaryOf } from './body.js';
 import { checkForm, type Encoder, type Form, formOf } from './encode.js';
 import { methodNotAllowed, noSuchResource, type Reply, type Request } from './message.js';
 import { contentType, negotiate, unsupportedMediaType } from './negotiate.js';
@@ -65,12 +65,13 @@ function form(call: Call, req: Request, answer: 'object' | 'list'): Form {
 }
 
 /** Kubernetes' `Warning` headers: code 299, unknown agent, quoted text (RFC 7234 5.5). */
-function warn(reply: Reply, warnings: readonly string[]): Reply {
+export function warn(reply: Reply, warnings: readonly string[]): Reply {
   if (warnings.length > 0) {
-    reply.headers['warning'] = warnings.slice(0, 64).map((w) => {
+    const texts = warnings.slice(0, 64).map((w) => {
       const plain = w.replace(/[^\x20-\x7e]/g, '?').slice(0, 1024);
       return `299 - "${plain.replace(/["\\]/g, '\\$&')}"`;
     });
+    reply.headers['warning'] = [...texts, ...(reply.headers['warning'] ?? [])];
   }
   return reply;
 }
@@ -113,7 +114,7 @@ const create: Run = async (b, call, req) => {
   const f = form(call, req, 'object');
   const ctx = context(call, req);
   const { kind, namespace } = call.target;
-  const body = await readBody(req, ctx);
+  const body = await readBody(req, ctx, kind.kind);
   return warn(
     await b.encoder.object(kind, await b.registry.create(ctx, kind, namespace, body), f, 201),
     ctx.warnings,
@@ -124,7 +125,7 @@ const update: Run = async (b, call, req) => {
   const f = form(call, req, 'object');
   const ctx = context(call, req);
   const { kind } = call.target;
-  const body = await readBody(req, ctx);
+  const body = await readBody(req, ctx, subresourceOf(call) === 'scale' ? 'Scale' : kind.kind);
   const o = await b.registry.update(ctx, kind, keyOfTarget(call.target), body, subresourceOf(call));
   return warn(await b.encoder.object(kind, o, f), ctx.warnings);
 };
@@ -140,7 +141,7 @@ const patch: Run = async (b, call, req) => {
   const key = keyOfTarget(call.target);
   const isApply = type === PATCH_TYPES.apply;
   const options = applyOptions(call.query, isApply);
-  const body = await readBody(req, ctx, isApply ? 'application/yaml' : type);
+  const body = await readBody(req, ctx, undefined, isApply ? 'application/yaml' : type);
   if (isApply) {
     const { object, created } = await b.registry.apply(ctx, kind, key, body, options, subresourceOf(call));
     return warn(await b.encoder.object(kind, object, f, created ? 201 : 200), ctx.warnings);
@@ -177,16 +178,25 @@ async function deleteOptions(b: Backend, call: Call, req: Request) {
   return b.registry.deleteOptions(decoded, Object.fromEntries(call.query));
 }
 
-/** The body of a verb that must have one. Notes in the context what is in it twice, when the client wants to hear of it. */
+/**
+ * The body of a verb that must have one. Notes in the context what is in it twice, when the client wants to hear of it.
+ * `must` is the kind of object that it has to be, if any: what cannot be read is told as Kubernetes tells it.
+ */
 async function readBody(
   req: Request,
   ctx: RequestContext,
+  must: string | undefined,
   type = req.headers['content-type'],
 ): Promise<unknown> {
   const body = await req.body();
-  if (body.length === 0)
-    throw badRequest('the body of the request is empty: it must hold an object as JSON or YAML');
-  return decodeBody(body, type, ctx.fieldValidation === 'Ignore' ? undefined : ctx.duplicates);
+  try {
+    return await decodeBody(body, type, ctx.fieldValidation === 'Ignore' ? undefined : ctx.duplicates);
+  } catch (e) {
+    if (must === undefined || !isApiError(e, 'BadRequest')) throw e;
+    throw badRequest(
+      `the object provided is unrecognized (must be of type ${must}): couldn't get version/kind; json parse error: ${e.message} (${summaryOf(body)})`,
+    );
+  }
 }
 
 const created = { kind: 'Status', apiVersion: 'v1', metadata: {}, status: 'Success', code: 201 };
@@ -197,7 +207,7 @@ const podAction =
   async (b, call, req) => {
     const f = form(call, req, 'object');
     const ctx = context(call, req);
-    const body = await readBody(req, ctx);
+    const body = await readBody(req, ctx, act === 'bind' ? 'Binding' : 'Eviction');
     await b.registry[act](ctx, keyOfTarget(call.target), body);
     return warn(await b.encoder.text(`${JSON.stringify(created)}\n`, f, 201), ctx.warnings);
   };
@@ -205,7 +215,7 @@ const podAction =
 const token: Run = async (b, call, req) => {
   const f = form(call, req, 'object');
   const ctx = context(call, req);
-  const body = await readBody(req, ctx);
+  const body = await readBody(req, ctx, 'TokenRequest');
   const answer = await b.registry.requestToken(ctx, keyOfTarget(call.target), body);
   return warn(await b.encoder.text(`${JSON.stringify(answer)}\n`, f, 201), ctx.warnings);
 };

@@ -1320,6 +1320,9 @@ function unchanged(next: AnyObject, current: AnyObject): boolean {
   return deepEqual(a, b) && deepEqual({ ...next, metadata: null }, { ...current, metadata: null });
 }
 
+/** `v1` of `apps/v1`. */
+const versionOf = (apiVersion: string): string => apiVersion.replace(/^.*\//, '');
+
 const JSON_TYPE = (v: unknown): string =>
   v === null ? 'null' : Array.isArray(v) ? 'array' : typeof v === 'boolean' ? 'bool' : typeof v;
 
@@ -1334,14 +1337,17 @@ function decodeBody(
       `couldn't get version/kind; json parse error: json: cannot unmarshal ${JSON_TYPE(body)} into Go value of type struct { APIVersion string "json:\\"apiVersion,omitempty\\""; Kind string "json:\\"kind,omitempty\\"" }`,
     );
   const given = { kind: body['kind'] ?? kind, apiVersion: body['apiVersion'] ?? apiVersion };
+  const what = `${kind} in version ${JSON.stringify(versionOf(apiVersion))} cannot be handled as a ${kind}`;
+  if (given.kind !== kind) {
+    const [k, v] = [String(given.kind).slice(0, 128), versionOf(String(given.apiVersion).slice(0, 128))];
+    const group = apiVersion.includes('/') ? apiVersion.split(/[./]/, 1)[0] : 'core';
+    throw badRequest(
+      `${k} in version ${JSON.stringify(v)} cannot be handled as a ${kind}: converting (${v}.${k}) to (${group}.${kind}): unknown conversion`,
+    );
+  }
   if (given.apiVersion !== apiVersion && kind !== 'DeleteOptions')
     throw badRequest(
       `the API version in the data (${String(given.apiVersion).slice(0, 128)}) does not match the expected API version (${apiVersion})`,
-    );
-  const what = `${kind} in version ${JSON.stringify(apiVersion.replace(/^.*\//, ''))} cannot be handled as a ${kind}`;
-  if (given.kind !== kind)
-    throw badRequest(
-      `${String(given.kind).slice(0, 128)} in version ${JSON.stringify(apiVersion.replace(/^.*\//, ''))} cannot be handled as a ${kind}: the object is of another kind`,
     );
   const unknown = typeof schema === 'string' ? decode(body, schema, what) : schema.decode(body, what);
   body['kind'] = kind;
@@ -1358,7 +1364,7 @@ function decodeAs(
   schema: string | CustomParts,
   strictError = (texts: string[]): ApiError =>
     badRequest(
-      `${kind} in version ${JSON.stringify(apiVersion.replace(/^.*\//, ''))} cannot be handled as a ${kind}: strict decoding error: ${texts.join(', ')}`,
+      `${kind} in version ${JSON.stringify(versionOf(apiVersion))} cannot be handled as a ${kind}: strict decoding error: ${texts.join(', ')}`,
     ),
 ): AnyObject {
   const { object, unknown } = decodeBody(body, kind, apiVersion, schema);

@@ -116,6 +116,8 @@ export class CustomKind implements Kind {
   columns: readonly Column<AnyObject>[] = [];
   status = false;
   scale: Kind['scale'];
+  storageVersion: string | undefined;
+  deprecation: string | undefined;
   selectable: Kind['selectable'] = {};
   custom!: CustomParts;
   #schema: JsonSchema = {};
@@ -141,6 +143,10 @@ export class CustomKind implements Kind {
     this.categories = accepted.categories ?? [];
     this.columns = columnsOf(version);
     this.selectable = selectableOf(version);
+    this.storageVersion = crd.spec.versions.find((v) => v.storage)?.name;
+    this.deprecation = version.deprecated
+      ? (version.deprecationWarning ?? `${this.group}/${this.version} ${this.kind} is deprecated`)
+      : undefined;
     const { status, scale } = version.subresources ?? {};
     this.status = status !== undefined;
     this.scale = scale && {
