@@ -127,7 +127,7 @@ export class Registry implements RegistryVerbs {
       const entry = this.#store.get(this.#key(kind, key));
       return entry && this.#give(entry, kind);
     },
-    list: (kind, namespace = '') => {
+    list: (kind, namespace = ''): readonly AnyObject[] => {
       let lists = this.#lists.get(kind);
       if (!lists) {
         lists = new Map();
@@ -135,11 +135,13 @@ export class Registry implements RegistryVerbs {
       }
       let list = lists.get(namespace);
       if (!list) {
-        list = this.#store.list(this.#prefix(kind, namespace)).entries.map((e) => this.#give(e, kind));
+        list = this.#world.scan(kind, namespace) as readonly AnyObject[];
         lists.set(namespace, list);
       }
       return list;
     },
+    scan: (kind, namespace) =>
+      this.#store.list(this.#prefix(kind, namespace)).entries.map((e) => this.#give(e, kind)),
   };
   readonly #admission: AdmissionChain;
   /** What plugins listed, until one of the kind changes. */

@@ -15,6 +15,8 @@ export interface World {
    * few and change rarely: policies, classes, configurations.
    */
   list(kind: Kind, namespace?: string): readonly Frozen<AnyObject>[];
+  /** The same, of any kind and found anew. */
+  scan(kind: Kind, namespace?: string): Frozen<AnyObject>[];
 }
 
 /** Resource, operation and door of a request: what decides which plugins are asked. */

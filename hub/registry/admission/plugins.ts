@@ -2,6 +2,7 @@ import type { Clock } from '../../../api/clock.js';
 import type { Log } from '../../../api/log.js';
 import { namespaceLifecycle } from './namespacelifecycle.js';
 import type { Plugin } from './plugin.js';
+import { podSecurity } from './podsecurity/podsecurity.js';
 import { priority } from './priority.js';
 import { runtimeClass } from './runtimeclass.js';
 import { serviceAccount } from './serviceaccount.js';
@@ -19,6 +20,7 @@ export interface AdmissionParts {
 export const plugins = (_parts: AdmissionParts): readonly Plugin[] => [
   namespaceLifecycle,
   serviceAccount,
+  podSecurity(),
   priority,
   runtimeClass,
 ];
