@@ -10,8 +10,8 @@ import {
   encode,
   type Frame,
   keyId,
+  type SealKey,
   signingContext,
-  type Verifier,
   WireError,
 } from '../../api/wire/codec.js';
 import type { AgentEvent, NodeReport, PodReport } from '../../api/wire/desired.js';
@@ -20,6 +20,7 @@ import {
   type Applied,
   type Bye,
   type Certificate,
+  type Challenge,
   type Delta,
   type Hello,
   type Inventory,
@@ -29,6 +30,7 @@ import {
   type Welcome,
 } from '../../api/wire/messages.js';
 import type { MqttConnection } from '../../api/wire/mqtt.js';
+import { agentSecret, helloProof, type LinkKey, newLinkKey, sessionKey } from '../../api/wire/session.js';
 import { applyDelta, digestOf, type Items, toDesiredSet } from '../../api/wire/set.js';
 import { type Channel, nodeSubscriptions, nodeTopic } from '../../api/wire/topics.js';
 import type { PodHost, Reporter } from '../ports.js';
@@ -65,11 +67,31 @@ const RENEW_BEFORE_MS = 365 * 86_400_000;
 /** The hub's queries are answered at most this often. */
 const QUERY_MS = 500;
 
+/** Challenges answered at once; a hub that goes on asking gets its next hello with the timer. */
+const MAX_CHALLENGES = 3;
+
+const SIGNED_TYPES = new Set<number>([TYPE.challenge, TYPE.welcome, TYPE.refused]);
+
+/** What this process and the hub's have agreed on (api/wire/session.ts). */
+interface Agreement {
+  nonce: string;
+  secret: Buffer;
+  /** Number of the last hello under it. */
+  counter: number;
+  /** A welcome has shown that the hub has this side's key. */
+  confirmed: boolean;
+}
+
 interface Session {
   id: string;
   welcomed: boolean;
-  verifiers: Record<'d' | 's/d', Verifier>;
-  decoders: Record<'d' | 's/d', Decoder>;
+  /** What the hub says before the session is sealed: challenge, welcome, refused. */
+  signed: Decoder;
+  /** Absent when hello went out without proof. */
+  sealed?: {
+    decoders: Record<'d' | 's/d', Decoder>;
+    sealers: Record<'u' | 's/u', SealKey>;
+  };
 }
 
 export class AgentLink implements Reporter {
@@ -93,6 +115,9 @@ export class AgentLink implements Reporter {
   #cancelReconnect: (() => void) | undefined;
   #failures = 0;
   #sendCertificate = false;
+  #ephemeral: LinkKey | undefined;
+  #agreement: Agreement | undefined;
+  #challenges = 0;
   #stopped = false;
   /** The hub has said since the start that this set is the one. */
   #confirmed = false;
@@ -208,6 +233,7 @@ export class AgentLink implements Reporter {
       this.#connection = connection;
       this.#connectionId = id;
       this.#hellos = 0;
+      this.#challenges = 0;
       this.#hello();
     } catch (e) {
       this.#log.info({ err: (e as Error).message }, 'cannot reach the hub');
@@ -238,36 +264,28 @@ export class AgentLink implements Reporter {
     );
   }
 
-  async #send(channel: Channel, type: number, body: unknown): Promise<void> {
+  /** Frames are handed over in one go: those of two messages must not mix. */
+  async #send(channel: Channel & ('u' | 's/u'), type: number, body: unknown): Promise<void> {
     const c = this.#connection;
-    if (!c) return;
+    const sealer = this.#session?.sealed?.sealers[channel];
+    const unproven = type === TYPE.hello || type === TYPE.bye;
+    if (!c || !(sealer || unproven)) return;
     try {
       const topic = nodeTopic(this.#o.identity.node, channel);
-      for (const frame of encode(type, body)) await c.publish(topic, frame);
+      const frames = encode(type, body, unproven ? {} : { sealer });
+      await Promise.all(frames.map((frame) => c.publish(topic, frame)));
     } catch (e) {
       this.#log.error({ type, err: (e as Error).message }, 'message cannot be sent');
     }
   }
 
-  /** A new session: random number, signature counters and streams start anew. */
+  /** A new session: its number, its keys and its streams start anew. */
   #hello(): void {
     this.#endSession();
-    const { node, signingKey, publicKey, key, cert } = this.#o.identity;
+    const { node, signingKey, publicKey, cert } = this.#o.identity;
     const id = randomBytes(9).toString('base64url');
-    const verifier = (channel: Channel): Verifier => ({
-      context: signingContext(node, channel, id),
-      counter: 0,
-      key: signingKey,
-    });
-    const verifiers = { d: verifier('d'), 's/d': verifier('s/d') };
-    const decoder = (channel: 'd' | 's/d') =>
-      new Decoder({ verifier: () => verifiers[channel], unsealWith: key });
-    this.#session = {
-      id,
-      welcomed: false,
-      verifiers,
-      decoders: { d: decoder('d'), 's/d': decoder('s/d') },
-    };
+    const verifier = { context: signingContext(node, 'd', id), counter: 0, key: signingKey };
+    this.#session = { id, welcomed: false, signed: new Decoder({ verifier }) };
     const hello: Hello = {
       s: id,
       w: this.#connectionId,
@@ -277,6 +295,19 @@ export class AgentLink implements Reporter {
       e: this.#epoch,
       ...(this.#sendCertificate ? { c: new X509Certificate(cert).raw.toString('base64') } : {}),
     };
+    const agreed = this.#agreement;
+    if (agreed) {
+      const { secret } = agreed;
+      hello.h = agreed.nonce;
+      hello.n = ++agreed.counter;
+      if (!agreed.confirmed) hello.x = this.#ephemeral!.point;
+      hello.p = helloProof(secret, node, hello);
+      const key = (channel: Channel): SealKey => ({ key: sessionKey(secret, id, channel), counter: 0 });
+      this.#session.sealed = {
+        decoders: { d: new Decoder({ opener: key('d') }), 's/d': new Decoder({ opener: key('s/d') }) },
+        sealers: { u: key('u'), 's/u': key('s/u') },
+      };
+    }
     this.#helloAt = this.#clock.monotonic();
     void this.#send('u', TYPE.hello, hello);
     this.#helloAgainAfter(Math.min(HELLO_MAX_MS, HELLO_MS * 2 ** Math.min(this.#hellos++, 20)));
@@ -294,7 +325,7 @@ export class AgentLink implements Reporter {
     if (!this.#connection) return;
     const session = this.#session;
     if (topic === nodeTopic(node, 's/d')) {
-      const frame = session?.welcomed ? session.decoders['s/d'].push(payload) : undefined;
+      const frame = session?.welcomed ? session.sealed?.decoders['s/d'].push(payload) : undefined;
       if (frame) this.#streams.receive(frame);
       return;
     }
@@ -303,15 +334,19 @@ export class AgentLink implements Reporter {
       this.#query(payload);
       return;
     }
-    const frame = session?.decoders.d.push(payload);
-    if (frame) this.#control(frame, session!);
+    if (!session) return;
+    const signed = SIGNED_TYPES.has(payload[2]!);
+    // What is sealed may overtake the welcome; it is not looked at before.
+    const decoder = signed ? session.signed : session.welcomed ? session.sealed?.decoders.d : undefined;
+    const frame = decoder?.push(payload);
+    if (frame) this.#control(frame, session);
   }
 
   /** Signed, but for no session: it can be replayed, so all it does is to make this side say hello, seldom. */
   #query(payload: Uint8Array): void {
     const { node, signingKey } = this.#o.identity;
     const verifier = { context: signingContext(node, 'd', ''), counter: 0, key: signingKey };
-    new Decoder({ verifier: () => verifier }).push(payload);
+    new Decoder({ verifier }).push(payload);
     if (this.#clock.monotonic() - this.#helloAt >= QUERY_MS) this.#hello();
     // Too soon, but not to be forgotten: the hub that had the last hello may be gone. A welcome until then settles it.
     else this.#helloAgainAfter(QUERY_MS);
@@ -320,6 +355,7 @@ export class AgentLink implements Reporter {
   #control(frame: Frame, session: Session): void {
     const handle = (
       {
+        [TYPE.challenge]: (b) => this.#challenge(b as Challenge),
         [TYPE.welcome]: (b) => this.#welcome(b as Welcome, session),
         [TYPE.delta]: (b) => this.#delta(b as Delta, session),
         [TYPE.ack]: (b) => this.#outbox.ack((b as Ack).q),
@@ -331,13 +367,21 @@ export class AgentLink implements Reporter {
     handle(frame.body);
   }
 
+  #challenge(c: Challenge): void {
+    const { node, publicKey, key } = this.#o.identity;
+    this.#ephemeral ??= newLinkKey();
+    const parties = { node, publicKey, nonce: c.h, hub: c.k, agent: this.#ephemeral.point };
+    const secret = agentSecret(parties, key, this.#ephemeral.privateKey);
+    this.#agreement = { nonce: c.h, secret, counter: 0, confirmed: false };
+    this.#sendCertificate = c.c === 1;
+    if (++this.#challenges <= MAX_CHALLENGES) this.#hello();
+  }
+
   #welcome(w: Welcome, session: Session): void {
-    if (w.c) {
-      this.#sendCertificate = true;
-      this.#hello();
-      return;
-    }
+    if (!session.sealed || !this.#agreement) throw new WireError('welcome without proof');
+    this.#agreement.confirmed = true;
     this.#sendCertificate = false;
+    this.#challenges = 0;
     this.#cancelTimer?.();
     this.#cancelTimer = undefined;
     this.#failures = 0;

@@ -1,17 +1,13 @@
 /**
  * Bytes on the wire: version, flags, type, and a JSON body that is deflated with a shared dictionary where it pays.
- * Downlink frames carry a counter and the hub's Ed25519 signature, and can be sealed to the node's key. docs/wire.md
- * has the layout.
+ * Frames of a session are numbered and sealed with its keys (session.ts); what the hub says before there is one is
+ * numbered and signed by it. docs/wire.md has the layout.
  */
 import {
   createCipheriv,
   createDecipheriv,
   createHash,
   createPublicKey,
-  diffieHellman,
-  ECDH,
-  generateKeyPairSync,
-  hkdfSync,
   type KeyObject,
   verify,
 } from 'node:crypto';
@@ -19,7 +15,7 @@ import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { DICTIONARY } from './dictionary.js';
 import { LIMITS } from './topics.js';
 
-export const WIRE_VERSION = 1;
+export const WIRE_VERSION = 2;
 
 const DEFLATED = 1;
 const SEALED = 2;
@@ -31,6 +27,9 @@ const RAW_BODY = 0x10;
 const KNOWN_FLAGS = DEFLATED | SEALED | FRAGMENT | ENCODING_MASK;
 
 const SIGNATURE = 64;
+const TAG = 16;
+const CIPHER = 'chacha20-poly1305';
+const MAX_COUNTER = 0xffffffff;
 const MIN_DEFLATE = 64;
 
 /** A message that breaks the protocol; it is dropped and counted, never answered. */
@@ -62,9 +61,17 @@ export interface Verifier {
   key: KeyObject;
 }
 
+/** Seals or opens the frames of one session, channel and direction: the number is the nonce and never comes twice. */
+export interface SealKey {
+  /** 32 bytes. */
+  key: Uint8Array;
+  /** Of the last frame sealed, or accepted. */
+  counter: number;
+}
+
 /** `session` is the agent's random number of this connection, empty for messages that belong to none. */
 export const signingContext = (node: string, channel: string, session: string): Uint8Array =>
-  Buffer.from(`coxswain/1\0${node}\0${channel}\0${session}\0`);
+  Buffer.from(`coxswain/2\0${node}\0${channel}\0${session}\0`);
 
 // --- bodies -----------------------------------------------------------------------------------------------------
 
@@ -111,42 +118,25 @@ export function unpackJson(bytes: Uint8Array): unknown {
 
 // --- sealing ----------------------------------------------------------------------------------------------------
 
-/** Uncompressed and compressed forms of P-256 points; JWK and SPKI are the long way round. */
-const SPKI_P256 = Buffer.from('3059301306072a8648ce3d020106082a8648ce3d030107034200', 'hex');
-
-const pointOf = (key: KeyObject): Buffer => key.export({ type: 'spki', format: 'der' }).subarray(-65);
-
-const compress = (point: Buffer): Buffer =>
-  Buffer.concat([Buffer.from([2 + (point[64]! & 1)]), point.subarray(1, 33)]);
-
-function publicFromCompressed(point: Buffer): KeyObject {
-  const raw = ECDH.convertKey(point, 'prime256v1', undefined, undefined, 'uncompressed') as Buffer;
-  return createPublicKey({ key: Buffer.concat([SPKI_P256, raw]), format: 'der', type: 'spki' });
+function nonceOf(counter: number): Buffer {
+  const nonce = Buffer.alloc(12);
+  nonce.writeUInt32BE(counter, 8);
+  return nonce;
 }
 
-const sealKey = (secret: Buffer, ephemeral: Buffer, context: Uint8Array): Buffer =>
-  Buffer.from(hkdfSync('sha256', secret, ephemeral, Buffer.concat([Buffer.from('cox-seal'), context]), 32));
-
-/** The key is used once, so a constant nonce is sound. */
-const NONCE = Buffer.alloc(12);
-
-/** ECDH with a fresh P-256 key, HKDF-SHA256, AES-256-GCM: 33 bytes of point, ciphertext, 16 bytes of tag. */
-export function seal(plain: Uint8Array, to: KeyObject, context: Uint8Array): Buffer {
-  const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
-  const point = compress(pointOf(publicKey));
-  const secret = diffieHellman({ privateKey, publicKey: to });
-  const cipher = createCipheriv('aes-256-gcm', sealKey(secret, point, context), NONCE);
-  return Buffer.concat([point, cipher.update(plain), cipher.final(), cipher.getAuthTag()]);
+/** ChaCha20-Poly1305 (RFC 8439): a Pi 4 has no AES instructions, and this takes the same time whatever the key. */
+function seal(key: Uint8Array, counter: number, head: Buffer, plain: Buffer): Buffer {
+  const cipher = createCipheriv(CIPHER, key, nonceOf(counter), { authTagLength: TAG });
+  cipher.setAAD(head, { plaintextLength: plain.length });
+  return Buffer.concat([head, cipher.update(plain), cipher.final(), cipher.getAuthTag()]);
 }
 
-/** Throws WireError when it was not sealed to this key in this context, or was changed on the way. */
-export function unseal(sealed: Buffer, privateKey: KeyObject, context: Uint8Array): Buffer {
+function unseal(key: Uint8Array, counter: number, head: Buffer, sealed: Buffer): Buffer {
   try {
-    const point = sealed.subarray(0, 33);
-    const secret = diffieHellman({ privateKey, publicKey: publicFromCompressed(point) });
-    const decipher = createDecipheriv('aes-256-gcm', sealKey(secret, point, context), NONCE);
-    decipher.setAuthTag(sealed.subarray(-16));
-    return Buffer.concat([decipher.update(sealed.subarray(33, -16)), decipher.final()]);
+    const decipher = createDecipheriv(CIPHER, key, nonceOf(counter), { authTagLength: TAG });
+    decipher.setAAD(head, { plaintextLength: sealed.length - TAG });
+    decipher.setAuthTag(sealed.subarray(-TAG));
+    return Buffer.concat([decipher.update(sealed.subarray(0, -TAG)), decipher.final()]);
   } catch {
     throw new WireError('cannot unseal');
   }
@@ -154,52 +144,54 @@ export function unseal(sealed: Buffer, privateKey: KeyObject, context: Uint8Arra
 
 // --- frames -----------------------------------------------------------------------------------------------------
 
+/** At most one of the two. */
 export interface EncodeOptions {
-  /** Downlink: number and sign every frame. */
+  /** Number and sign every frame. */
   signer?: Signer;
-  /** Seal the body to this public key (needs a signer for its context). */
-  sealTo?: KeyObject;
+  /** Number and seal every frame. */
+  sealer?: SealKey;
 }
 
 /** One message as one or more MQTT payloads, in the order in which they must be sent. */
-export function encode(type: number, body: unknown, options: EncodeOptions = {}): Buffer[] {
-  const packed = packBody(body);
-  let { flags, bytes } = packed;
-  if (options.sealTo) {
-    bytes = seal(bytes, options.sealTo, options.signer?.context ?? Buffer.alloc(0));
-    flags |= SEALED;
-  }
+export function encode(type: number, body: unknown, { signer, sealer }: EncodeOptions = {}): Buffer[] {
+  const { flags, bytes } = packBody(body);
   if (bytes.length > LIMITS.message)
     throw new WireError(`message of ${bytes.length} bytes is larger than ${LIMITS.message}`);
   const room = LIMITS.frame - 16 - SIGNATURE;
   const total = Math.max(1, Math.ceil(bytes.length / room));
+  const numbered = signer ?? sealer;
   const frames: Buffer[] = [];
   for (let i = 0; i < total; i++) {
-    const head: number[] = [WIRE_VERSION, total > 1 ? flags | FRAGMENT : flags, type];
-    if (options.signer) {
-      const c = ++options.signer.counter;
+    const head: number[] = [WIRE_VERSION, flags | (total > 1 ? FRAGMENT : 0) | (sealer ? SEALED : 0), type];
+    if (numbered) {
+      if (numbered.counter >= MAX_COUNTER) throw new WireError('the session is used up');
+      const c = ++numbered.counter;
       head.push((c >>> 24) & 255, (c >>> 16) & 255, (c >>> 8) & 255, c & 255);
     }
     if (total > 1) head.push(i >> 8, i & 255, total >> 8, total & 255);
-    const frame = Buffer.concat([Buffer.from(head), bytes.subarray(i * room, (i + 1) * room)]);
-    frames.push(
-      options.signer
-        ? Buffer.concat([frame, options.signer.sign(Buffer.concat([options.signer.context, frame]))])
-        : frame,
-    );
+    const part = bytes.subarray(i * room, (i + 1) * room);
+    if (sealer) frames.push(seal(sealer.key, sealer.counter, Buffer.from(head), part));
+    else {
+      const frame = Buffer.concat([Buffer.from(head), part]);
+      frames.push(
+        signer ? Buffer.concat([frame, signer.sign(Buffer.concat([signer.context, frame]))]) : frame,
+      );
+    }
   }
   return frames;
 }
 
+/** At most one of `verifier` and `opener`: then frames without that protection are refused. */
 export interface DecoderOptions {
-  /** Downlink: check signature and counter of every frame before anything else is looked at. */
-  verifier?: () => Verifier;
-  unsealWith?: KeyObject;
+  /** Check signature and number of every frame before anything else is looked at. */
+  verifier?: Verifier;
+  /** Open every frame, and check its number. */
+  opener?: SealKey;
   maxMessage?: number;
   maxInflated?: number;
 }
 
-/** Puts messages together again. One per sender and channel; holds at most one unfinished message. */
+/** Puts messages together again. One per sender, session and channel; holds at most one unfinished message. */
 export class Decoder {
   #parts: Buffer[] = [];
   #partial: { type: number; total: number; bytes: number } | undefined;
@@ -208,44 +200,46 @@ export class Decoder {
 
   /** A whole message, or undefined while fragments are missing. Throws WireError. */
   push(payload: Uint8Array): Frame | undefined {
-    let frame = Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength);
+    const frame = Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength);
     if (frame.length > LIMITS.frame) throw new WireError('frame too large');
-    const verifier = this.options.verifier?.();
-    const headLength = verifier ? 7 : 3;
-    if (frame.length < headLength + (verifier ? SIGNATURE : 0)) throw new WireError('frame too short');
+    const { verifier, opener } = this.options;
+    const numbered = verifier ?? opener;
+    const headLength = (numbered ? 7 : 3) + ((frame[1] ?? 0) & FRAGMENT ? 4 : 0);
+    const proof = verifier ? SIGNATURE : opener ? TAG : 0;
+    if (frame.length < headLength + proof) throw new WireError('frame too short');
     if (frame[0] !== WIRE_VERSION)
       throw new WireError(`wire version ${frame[0]}; this side speaks ${WIRE_VERSION}`);
+    const flags = frame[1]!;
+    const type = frame[2]!;
+    const head = frame.subarray(0, headLength);
+    let bytes = frame.subarray(headLength, frame.length - (verifier ? SIGNATURE : 0));
     if (verifier) {
       const signed = frame.subarray(0, -SIGNATURE);
       const signature = frame.subarray(-SIGNATURE);
       if (!verify(null, Buffer.concat([verifier.context, signed]), verifier.key, signature))
         throw new WireError('bad signature');
-      const counter = frame.readUInt32BE(3);
-      if (counter <= verifier.counter) throw new WireError('replayed or late frame');
-      verifier.counter = counter;
-      frame = signed;
     }
-    const flags = frame[1]!;
-    const type = frame[2]!;
+    if (((flags & SEALED) !== 0) !== (opener !== undefined))
+      throw new WireError(opener ? 'not sealed' : 'sealed, and no key to open it');
+    if (numbered) {
+      const counter = frame.readUInt32BE(3);
+      // Looked at before the costly part: whoever replays gets little work done here.
+      if (counter <= numbered.counter) throw new WireError('replayed or late frame');
+      if (opener) bytes = unseal(opener.key, counter, head, bytes);
+      numbered.counter = counter;
+    }
     if (flags & ~KNOWN_FLAGS) throw new WireError(`unknown flags ${flags}`);
-    let bytes = frame.subarray(headLength);
     if (flags & FRAGMENT) {
-      const whole = this.#assemble(type, bytes);
+      const whole = this.#assemble(type, head.subarray(-4), bytes);
       if (!whole) return undefined;
       bytes = whole;
-    }
-    if (flags & SEALED) {
-      if (!this.options.unsealWith) throw new WireError('sealed, and no key to open it');
-      bytes = unseal(bytes, this.options.unsealWith, verifier?.context ?? Buffer.alloc(0));
     }
     return { type, body: unpackBody(flags, bytes, this.options.maxInflated ?? LIMITS.inflated) };
   }
 
-  #assemble(type: number, part: Buffer): Buffer | undefined {
-    if (part.length < 4) throw new WireError('fragment too short');
-    const index = part.readUInt16BE(0);
-    const total = part.readUInt16BE(2);
-    const bytes = part.subarray(4);
+  #assemble(type: number, place: Buffer, bytes: Buffer): Buffer | undefined {
+    const index = place.readUInt16BE(0);
+    const total = place.readUInt16BE(2);
     if (index === 0) {
       this.#parts = [];
       this.#partial = { type, total, bytes: 0 };

@@ -21,6 +21,7 @@ export const TYPE = {
   ack: 19,
   refused: 20,
   certificate: 21,
+  challenge: 22,
   // channels s/d and s/u
   open: 32,
   opened: 33,
@@ -52,6 +53,23 @@ export interface Hello {
   e: string;
   /** The node's certificate, DER in base64, when the hub asked for it. */
   c?: string;
+  /** Nonce of the challenge that this answers, and how often it was answered: the hub takes each number once. */
+  h?: string;
+  n?: number;
+  /** The agent's ephemeral key (session.ts), until a welcome shows that the hub has it. */
+  x?: string;
+  /** MAC over all of the above. Without it the hub answers with a challenge and believes nothing. */
+  p?: string;
+}
+
+/** Answer to a hello that proves nothing yet (signed): say it again, with proof. */
+export interface Challenge {
+  /** Nonce. */
+  h: string;
+  /** The hub's ephemeral key (session.ts). */
+  k: string;
+  /** With the certificate as well: this hub does not know the node's key. */
+  c?: 1;
 }
 
 /** Leaving on purpose, or the last will. */
@@ -98,8 +116,6 @@ export interface Welcome {
   t: number;
   /** Send the inventory. */
   i?: 1;
-  /** Send hello again, with the certificate. */
-  c?: 1;
   /** Send every report again: this hub has not seen this epoch. */
   r?: 1;
   /** The set that hello named is the one wanted: nothing else will follow. */
@@ -137,9 +153,11 @@ export interface Certificate {
   c: string;
 }
 
-/** The hub will not serve this agent. The message says why and names the remedy. */
+/** The hub will not serve this agent (signed). The message says why and names the remedy. */
 export interface Refused {
   m: string;
+  /** This node's key was revoked; `2`: and everything that the hub ever gave it is to be destroyed. */
+  r?: 1 | 2;
 }
 
 // --- streams: `i` is the stream's number, chosen by the hub -------------------------------------------------------

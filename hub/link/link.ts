@@ -9,12 +9,13 @@ import { type Clock, rfc3339Micro } from '../../api/clock.js';
 import { configMaps, leases, nodes } from '../../api/kinds/index.js';
 import type { Log } from '../../api/log.js';
 import { ApiError, isApiError } from '../../api/meta/errors.js';
-import { Decoder, encode, keyId, type Signer, signingContext, WireError } from '../../api/wire/codec.js';
+import { Decoder, encode, keyId, type SealKey, signingContext, WireError } from '../../api/wire/codec.js';
 import type { NodeReport } from '../../api/wire/desired.js';
 import {
   type Applied,
   type Bye,
   type Certificate,
+  type Challenge,
   type Delta,
   type Hello,
   type Inventory,
@@ -23,6 +24,7 @@ import {
   TYPE,
   type Welcome,
 } from '../../api/wire/messages.js';
+import { sessionKey } from '../../api/wire/session.js';
 import { canonical, digestOf, EMPTY_DIGEST, type Held, type Items, planDelta } from '../../api/wire/set.js';
 import type { PodLogOptions } from '../../api/wire/streams.js';
 import { type Channel, LIMITS, NODE_CN_PREFIX, nodeTopic, parseTopic } from '../../api/wire/topics.js';
@@ -34,6 +36,7 @@ import { WorkQueue } from '../queue.js';
 import type { NodeStreams } from '../streams.js';
 import type { Bus, BusAddresses } from './bus.js';
 import { DesiredSets } from './desired.js';
+import { Greeter } from './greeter.js';
 import { JoinDesk } from './join.js';
 import { KEY_ANNOTATION, type NodeFacts, planNode } from './nodes.js';
 import { applyPodReport } from './reports.js';
@@ -72,13 +75,23 @@ const MAX_BATCHES = 16;
 /** Pods of one node whose report numbers are kept. */
 const MAX_REMEMBERED = 2048;
 const MAX_UPLINK_MESSAGE = 1024 * 1024;
+/** Hello and bye, which anybody who reaches the broker can send. */
+const MAX_UNPROVEN = 8 * 1024;
+/** An agent says something every 75 minutes at least. One that has not is gone, whatever the broker says or does not. */
+const SILENT_MS = 3 * 3_600_000;
+const SWEEP_MS = 30 * 60_000;
+/** Names without a node object that queries went to lately. */
+const MAX_QUERIED = 4096;
 
 interface Session {
   id: string;
   connection: string;
   epoch: string;
-  signers: Record<'d' | 's/d', Signer>;
+  sealers: Record<'d' | 's/d', SealKey>;
+  decoders: Record<'u' | 's/u', Decoder>;
   key: KeyObject;
+  /** When it last said anything, by the monotonic clock. */
+  heardAt: number;
   renewed: boolean;
 }
 
@@ -107,10 +120,8 @@ interface NodeLink {
   retries: number;
   dirty: boolean;
   cancelFlush: (() => void) | undefined;
-  queriedAt: number;
   readonly streams: NodeStreamTable;
   readonly events: EventRecorder;
-  readonly decoders: Record<'u' | 's/u', Decoder>;
 }
 
 export class HubLink implements NodeStreams {
@@ -123,6 +134,9 @@ export class HubLink implements NodeStreams {
   readonly #nodes = new Map<string, NodeLink>();
   readonly #queue: WorkQueue;
   readonly #joins: JoinDesk;
+  readonly #greeter = new Greeter();
+  readonly #queriedAt = new Map<string, number>();
+  #cancelSweep: (() => void) | undefined;
   #stopped = false;
 
   constructor(options: HubLinkOptions) {
@@ -180,7 +194,23 @@ export class HubLink implements NodeStreams {
         }
       },
     });
+    this.#sweep();
     await this.#announce();
+  }
+
+  /** A last will can get lost, and a hostile broker keeps it: silence tells as well, only later. */
+  #sweep(): void {
+    this.#cancelSweep = this.#clock.after(SWEEP_MS, () => {
+      const now = this.#clock.monotonic();
+      for (const n of this.#nodes.values()) {
+        if (!n.session || now - n.session.heardAt < SILENT_MS) continue;
+        this.#log.info({ node: n.name }, 'node has been silent for too long');
+        this.#endSession(n);
+        this.#downAfter(n, this.#o.graceMs ?? 10_000);
+        this.#query(n.name);
+      }
+      this.#sweep();
+    });
   }
 
   #addresses(): BusAddresses {
@@ -215,6 +245,7 @@ export class HubLink implements NodeStreams {
 
   async stop(): Promise<void> {
     this.#stopped = true;
+    this.#cancelSweep?.();
     for (const n of this.#nodes.values()) {
       n.cancelDown?.();
       n.events.stop();
@@ -250,17 +281,28 @@ export class HubLink implements NodeStreams {
       return;
     }
     if (from.channel !== 'u' && from.channel !== 's/u') return;
-    const n = this.#node(from.node);
-    const frame = n.decoders[from.channel].push(payload);
+    if (from.channel === 'u' && (payload[2] === TYPE.hello || payload[2] === TYPE.bye)) {
+      const unproven = new Decoder({ maxMessage: MAX_UNPROVEN, maxInflated: 2 * MAX_UNPROVEN });
+      const frame = payload.length <= MAX_UNPROVEN ? unproven.push(payload) : undefined;
+      if (typeof frame?.body !== 'object' || frame.body === null) throw new WireError('empty body');
+      if (frame.type === TYPE.hello) this.#hello(from.node, frame.body as Hello);
+      else this.#bye(this.#nodes.get(from.node), frame.body as Bye);
+      return;
+    }
+    const n = this.#nodes.get(from.node);
+    if (!n?.session) {
+      this.#query(from.node);
+      return;
+    }
+    const frame = n.session.decoders[from.channel].push(payload);
+    n.session.heardAt = this.#clock.monotonic();
     if (!frame) return;
     if (from.channel === 's/u') {
-      if (n.session) n.streams.receive(frame, (type, body) => this.#send(n, 's/d', type, body));
+      n.streams.receive(frame, (type, body) => this.#send(n, 's/d', type, body));
       return;
     }
     const handle = (
       {
-        [TYPE.hello]: (b) => this.#hello(n, b as Hello),
-        [TYPE.bye]: (b) => this.#bye(n, b as Bye),
         [TYPE.inventory]: (b) => this.#inventory(n, b as Inventory),
         [TYPE.applied]: (b) => this.#applied(n, b as Applied),
         [TYPE.report]: (b) => void this.#report(n, b as Report),
@@ -272,14 +314,16 @@ export class HubLink implements NodeStreams {
     handle(frame.body);
   }
 
-  #send(n: NodeLink, channel: Channel & ('d' | 's/d'), type: number, body: unknown, sealed = false): void {
+  #send(n: NodeLink, channel: Channel & ('d' | 's/d'), type: number, body: unknown): void {
     const s = n.session;
-    if (s)
-      this.#publish(
-        n.name,
-        channel,
-        encode(type, body, { signer: s.signers[channel], ...(sealed ? { sealTo: s.key } : {}) }),
-      );
+    if (s) this.#publish(n.name, channel, encode(type, body, { sealer: s.sealers[channel] }));
+  }
+
+  /** Outside of a session, but for the one hello of that number. */
+  #sendSigned(node: string, session: string, type: number, body: unknown): void {
+    const context = signingContext(node, 'd', session);
+    const sign = (data: Uint8Array) => this.#o.pki.sign(data);
+    this.#publish(node, 'd', encode(type, body, { signer: { context, counter: 0, sign } }));
   }
 
   #publish(node: string, channel: Channel, frames: Buffer[]): void {
@@ -287,64 +331,75 @@ export class HubLink implements NodeStreams {
     for (const frame of frames) void this.#o.bus.publish(topic, frame);
   }
 
-  #signer(node: string, channel: Channel, session: string): Signer {
-    return {
-      context: signingContext(node, channel, session),
-      counter: 0,
-      sign: (data) => this.#o.pki.sign(data),
-    };
-  }
-
   /** Asks an agent whose session is not known to say hello. */
-  #query(n: NodeLink): void {
+  #query(node: string): void {
     const now = this.#clock.monotonic();
-    if (now - n.queriedAt < QUERY_EVERY_MS) return;
-    n.queriedAt = now;
-    this.#publish(n.name, 'd', encode(TYPE.query, undefined, { signer: this.#signer(n.name, 'd', '') }));
+    if (now - (this.#queriedAt.get(node) ?? Number.NEGATIVE_INFINITY) < QUERY_EVERY_MS) return;
+    this.#queriedAt.delete(node);
+    this.#queriedAt.set(node, now);
+    if (this.#queriedAt.size > MAX_QUERIED) this.#queriedAt.delete(this.#queriedAt.keys().next().value!);
+    this.#sendSigned(node, '', TYPE.query, undefined);
   }
 
   /** A query may be lost: three times, a few seconds apart. */
   #queryUntilLinked(name: string, attempt: number): void {
     if (this.#stopped || attempt >= 3 || this.isLinked(name)) return;
-    this.#query(this.#node(name));
+    this.#query(name);
     this.#clock.after(QUERY_EVERY_MS * 2 ** attempt, () => this.#queryUntilLinked(name, attempt + 1));
   }
 
   // --- sessions -----------------------------------------------------------------------------------------------------
 
-  #hello(n: NodeLink, h: Hello): void {
+  #hello(name: string, h: Hello): void {
     if (![h.s, h.w, h.d, h.k, h.e].every((v) => typeof v === 'string' && v.length <= 64))
       throw new WireError('malformed hello');
-    const pinned = this.#pinnedKey(n.name);
-    let key = [n.publicKey, pinned].find((k) => k && keyId(k) === h.k);
-    if (!key && h.c) key = this.#certifiedKey(n.name, h.c);
-    // A doubled hello goes on counting: the agent takes no number twice.
-    const signers =
-      n.session?.id === h.s
-        ? n.session.signers
-        : { d: this.#signer(n.name, 'd', h.s), 's/d': this.#signer(n.name, 's/d', h.s) };
-    const answer = (type: number, body: unknown) =>
-      this.#publish(n.name, 'd', encode(type, body, { signer: signers.d }));
+    const answer = (type: number, body: unknown) => this.#sendSigned(name, h.s, type, body);
+    const pinned = this.#pinnedKey(name);
     if (pinned && keyId(pinned) !== h.k) {
       answer(TYPE.refused, {
         m:
-          `the name "${n.name}" belongs to a node with another key. Delete that node (kubectl delete node ${n.name}), ` +
+          `the name "${name}" belongs to a node with another key. Delete that node (kubectl delete node ${name}), ` +
           'or give this one another name: join again with an empty data directory and --node-name.',
       });
       return;
     }
+    let key = [this.#nodes.get(name)?.publicKey, pinned].find((k) => k && keyId(k) === h.k);
+    if (!key && h.c) key = this.#certifiedKey(name, h.c);
+    const secret = key && this.#greeter.check(name, h, key);
+    if (!key || !secret) {
+      answer(TYPE.challenge, {
+        ...this.#greeter.challenge(name),
+        ...(key ? {} : { c: 1 }),
+      } satisfies Challenge);
+      return;
+    }
+    const n = this.#node(name);
     const welcome: Welcome = {
       g: this.#desired.revision,
       t: this.#clock.now(),
       ...(this.#o.registry ? { a: this.#o.registry() } : {}),
     };
-    if (!key) {
-      answer(TYPE.welcome, { ...welcome, c: 1 } satisfies Welcome);
-      return;
-    }
     this.#endSession(n);
     n.publicKey = key;
-    n.session = { id: h.s, connection: h.w, epoch: h.e, signers, key, renewed: false };
+    const sealKey = (channel: Channel): SealKey => ({ key: sessionKey(secret, h.s, channel), counter: 0 });
+    const [maxMessage, maxInflated] = [MAX_UPLINK_MESSAGE, 8 * MAX_UPLINK_MESSAGE];
+    n.session = {
+      id: h.s,
+      connection: h.w,
+      epoch: h.e,
+      sealers: { d: sealKey('d'), 's/d': sealKey('s/d') },
+      decoders: {
+        u: new Decoder({ opener: sealKey('u'), maxMessage, maxInflated }),
+        's/u': new Decoder({
+          opener: sealKey('s/u'),
+          maxMessage: LIMITS.frame,
+          maxInflated: LIMITS.frame,
+        }),
+      },
+      key,
+      heardAt: this.#clock.monotonic(),
+      renewed: false,
+    };
     n.mayRegister = true;
     n.link = 'up';
     n.cancelDown?.();
@@ -382,7 +437,7 @@ export class HubLink implements NodeStreams {
       n.cancelFlush = undefined;
       if (n.held || this.#stopped) return;
       n.retries++;
-      this.#query(n);
+      this.#query(n.name);
       this.#queryUntilHeld(n);
     });
   }
@@ -432,11 +487,12 @@ export class HubLink implements NodeStreams {
     n.publicKey = undefined;
     n.held = undefined;
     n.epoch = undefined;
+    this.#greeter.forget(name);
   }
 
-  #bye(n: NodeLink, b: Bye): void {
+  #bye(n: NodeLink | undefined, b: Bye): void {
     // The last will of a connection that has been replaced since comes late and means nothing.
-    if (!n.session || b.w !== n.session.connection) return;
+    if (!n?.session || b.w !== n.session.connection) return;
     this.#log.info({ node: n.name }, 'node lost its link');
     this.#endSession(n);
     this.#downAfter(n, this.#o.graceMs ?? 10_000);
@@ -457,6 +513,7 @@ export class HubLink implements NodeStreams {
     n.cancelDown?.();
     n.events.stop();
     this.#desired.forget(name);
+    this.#greeter.forget(name);
     this.#nodes.delete(name);
   }
 
@@ -504,21 +561,18 @@ export class HubLink implements NodeStreams {
       }),
     };
     try {
-      this.#send(n, 'd', TYPE.delta, plan.delta satisfies Delta, true);
+      this.#send(n, 'd', TYPE.delta, plan.delta satisfies Delta);
     } catch (e) {
       this.#log.error({ node: n.name, err: (e as Error).message }, 'desired set cannot be sent');
     }
   }
 
   #applied(n: NodeLink, a: Applied): void {
-    if (!n.session) {
-      this.#query(n);
-      return;
-    }
+    if (!n.session) return;
     if (a.s !== n.session.id) return;
     if (a.d !== n.inflight?.digest) {
       // The hourly comparison: what the agent holds must be what this side thinks that it holds.
-      if (!n.inflight && (!n.held || a.d !== digestOf(n.held))) this.#query(n);
+      if (!n.inflight && (!n.held || a.d !== digestOf(n.held))) this.#query(n.name);
       return;
     }
     n.inflight.cancel();
@@ -544,7 +598,7 @@ export class HubLink implements NodeStreams {
   async #report(n: NodeLink, r: Report): Promise<void> {
     const session = n.session;
     if (!session || r.e !== session.epoch) {
-      this.#query(n);
+      this.#query(n.name);
       return;
     }
     if (n.batches.has(r.q) || n.batches.size >= MAX_BATCHES) return;
@@ -726,7 +780,6 @@ export class HubLink implements NodeStreams {
         retries: 0,
         dirty: false,
         cancelFlush: undefined,
-        queriedAt: Number.NEGATIVE_INFINITY,
         streams: new NodeStreamTable(name, this.#clock),
         events: new EventRecorder(
           this.#o.client,
@@ -734,10 +787,6 @@ export class HubLink implements NodeStreams {
           this.#clock,
           log,
         ),
-        decoders: {
-          u: new Decoder({ maxMessage: MAX_UPLINK_MESSAGE, maxInflated: 8 * MAX_UPLINK_MESSAGE }),
-          's/u': new Decoder({ maxMessage: LIMITS.frame, maxInflated: LIMITS.frame }),
-        },
       };
       this.#nodes.set(name, n);
     }
