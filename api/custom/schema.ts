@@ -2,9 +2,9 @@
  * Structural schemas of CustomResourceDefinitions at work: pruning, defaulting, validation (OpenAPI v3 as far as
  * apiextensions.k8s.io/v1 allows it). Schemas and objects are both written by strangers: work is counted and bounded.
  */
-import { createRequire } from 'node:module';
 import { isIP, isIPv4, isIPv6 } from 'node:net';
-import type { RE2JS } from 're2js';
+import { pattern } from '../cel/pattern.js';
+import { spend, TooMuchWork, type Work } from '../cel/work.js';
 import type { FieldError } from '../kinds/kind.js';
 import { duplicate, invalid, notSupported, required, tooLong, tooMany } from '../meta/field-errors.js';
 import { deepCopy, deepEqual, isPlainObject, setOwn } from '../meta/json.js';
@@ -51,6 +51,7 @@ export interface JsonSchema {
     readonly messageExpression?: string;
     readonly reason?: string;
     readonly fieldPath?: string;
+    readonly optionalOldSelf?: boolean;
   }[];
 }
 
@@ -130,24 +131,6 @@ export function withDefaults(v: unknown, s: JsonSchema): unknown {
   return out;
 }
 
-// ---- patterns
-
-let engine: typeof RE2JS | undefined;
-const compiled = new Map<string, RE2JS>();
-const MAX_COMPILED = 1000;
-
-/** A pattern in Go's syntax, run in linear time. Throws with the reason when it is none. */
-export function pattern(text: string): RE2JS {
-  const known = compiled.get(text);
-  if (known) return known;
-  // Loaded when the first pattern comes: most hubs never need it.
-  engine ??= (createRequire(import.meta.url)('re2js') as { RE2JS: typeof RE2JS }).RE2JS;
-  const made = engine.compile(text);
-  if (compiled.size >= MAX_COMPILED) compiled.clear();
-  compiled.set(text, made);
-  return made;
-}
-
 // ---- formats (those of go-openapi/strfmt that Kubernetes knows; others are not looked at, as there)
 
 const RFC3339 =
@@ -201,10 +184,6 @@ const FORMATS: Readonly<Record<string, (v: string) => boolean>> = {
 const MAX_WORK = 20_000_000;
 const MAX_ERRORS = 100;
 
-export interface Work {
-  left: number;
-}
-
 const typeOf = (v: unknown): string =>
   v === null
     ? 'null'
@@ -216,16 +195,6 @@ const typeOf = (v: unknown): string =>
           : 'number'
         : typeof v;
 
-class TooMuchWork extends Error {
-  override readonly name = 'TooMuchWork';
-}
-
-/** Throws when there is no work left. */
-export const spend = (work: Work, amount = 1): void => {
-  work.left -= amount;
-  if (work.left < 0) throw new TooMuchWork();
-};
-
 const UNCHECKED: FieldError = {
   type: 'Invalid',
   field: '<nil>',
@@ -234,8 +203,8 @@ const UNCHECKED: FieldError = {
 };
 
 /**
- * `rules` are run on what fits the schema otherwise. What is wrong with a value, in Kubernetes' words. Where a part is as it was in `old`, nothing is: objects stay
- * writable when their schema becomes stricter (ratcheting, as Kubernetes does).
+ * What is wrong with a value, in Kubernetes' words. Where a part is as it was in `old`, nothing is: objects stay writable
+ * when their schema becomes stricter (ratcheting, as Kubernetes does). `rules` run on what fits the schema otherwise.
  */
 export function validateValue(
   v: unknown,

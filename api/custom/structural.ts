@@ -1,8 +1,9 @@
 /** What makes a schema structural: the rules of apiextensions.k8s.io/v1 for the schema of a custom kind. */
+import { pattern } from '../cel/pattern.js';
 import type { FieldError } from '../kinds/kind.js';
 import { forbidden, invalid, notSupported, required } from '../meta/field-errors.js';
 import { deepCopy, isPlainObject } from '../meta/json.js';
-import { type JsonSchema, pattern, prune, validateValue } from './schema.js';
+import { type JsonSchema, prune, validateValue } from './schema.js';
 
 const TYPES = ['array', 'boolean', 'integer', 'number', 'object', 'string'];
 /** Deeper than any real schema, and shallow enough for every recursive walk. */
@@ -162,8 +163,6 @@ function checkStructure(s: JsonSchema, at: string, place: Place, out: FieldError
   }
   if (place === 'root' && s.nullable)
     out.push(forbidden(`${at}.nullable`, 'nullable cannot be true at the root'));
-  if (s['x-kubernetes-validations']?.some((r) => !r.rule))
-    out.push(required(`${at}.x-kubernetes-validations`, 'rule is not specified'));
 }
 
 function checkLists(s: JsonSchema, at: string, place: Place, out: FieldError[]): void {

@@ -1,6 +1,6 @@
 import type { CustomResourceDefinition as Definition } from 'kubernetes-types/apiextensions/v1.js';
-import { compileRule, loadCel, rulesOf } from '../custom/cel.js';
 import { JsonPathError, jsonPath } from '../custom/jsonpath.js';
+import { loadCel, problemsOfRules, rulesOf } from '../custom/rules.js';
 import type { JsonSchema } from '../custom/schema.js';
 import { validateSchema } from '../custom/structural.js';
 import { forbidden, invalid, notSupported, required, tooMany } from '../meta/field-errors.js';
@@ -224,14 +224,16 @@ function validate(o: Definition): FieldError[] {
   return errors;
 }
 
-/** The CEL rules of all versions; none of a schema that is not even one. */
-function* rulesIn(o: Definition): Generator<[string, { rule: string }]> {
-  for (const [i, v] of (o.spec?.versions ?? []).entries()) {
+/** What is wrong with the CEL rules of all versions; nothing of a schema that is not even one. */
+function validateRules(o: Definition): FieldError[] {
+  const versions = o.spec?.versions ?? [];
+  const one = versions.every((v) => deepEqual(v.schema, versions[0]?.schema));
+  return (one ? versions.slice(0, 1) : versions).flatMap((v, i) => {
     const schema = v.schema?.openAPIV3Schema as JsonSchema | undefined;
-    const field = `spec.versions[${i}].schema.openAPIV3Schema`;
-    if (!schema || validateSchema(schema, field).length) continue;
-    for (const found of rulesOf(schema, field)) if (found[1].rule) yield found;
-  }
+    const field = one ? 'spec.validation.openAPIV3Schema' : `spec.versions[${i}].schema.openAPIV3Schema`;
+    if (!schema || validateSchema(schema, field).length) return [];
+    return [...rulesOf(schema, field)].flatMap(([at, s, root]) => problemsOfRules(at, s, root));
+  });
 }
 
 export const customResourceDefinitions: Kind<Definition> = {
@@ -285,19 +287,10 @@ export const customResourceDefinitions: Kind<Definition> = {
     if (!meta.finalizers?.includes(CRD_CLEANUP)) meta.finalizers = [...(meta.finalizers ?? []), CRD_CLEANUP];
   },
   load: loadCel,
-  warnings: (o) =>
-    [...rulesIn(o)].flatMap(([field, { rule }]) => {
-      const compiled = compileRule(rule);
-      return 'wrong' in compiled ? [`${field}: this rule is not enforced: ${compiled.wrong}`] : [];
-    }),
-  validate: (o) => [
+  // Rules that were there before are not judged again: what a new version knows better may not lock a definition.
+  validate: (o, old) => [
     ...validate(o),
-    ...[...rulesIn(o)].flatMap(([field, { rule }]) => {
-      const compiled = compileRule(rule);
-      return 'wrong' in compiled && compiled.syntax
-        ? [invalid(field, rule, `compilation failed: ${compiled.wrong}`)]
-        : [];
-    }),
+    ...(deepEqual(o.spec?.versions, old?.spec.versions) ? [] : validateRules(o)),
   ],
   validateUpdate(o, old) {
     const errors: FieldError[] = [];

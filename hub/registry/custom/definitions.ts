@@ -1,5 +1,5 @@
 import { type Clock, rfc3339 } from '../../../api/clock.js';
-import { loadCel, rulesOf } from '../../../api/custom/cel.js';
+import { loadCel, rulesOf } from '../../../api/custom/rules.js';
 import type { JsonSchema } from '../../../api/custom/schema.js';
 import { CRD_CLEANUP, type CustomResourceDefinition, crdCondition } from '../../../api/kinds/crd.js';
 import { allKinds, customResourceDefinitions } from '../../../api/kinds/index.js';

@@ -1,4 +1,4 @@
-import { checkRules, rulesOf } from '../../../api/custom/cel.js';
+import { checkRules, rulesOf } from '../../../api/custom/rules.js';
 import { jsonPath } from '../../../api/custom/jsonpath.js';
 import { type JsonSchema, prune, validateValue, withDefaults } from '../../../api/custom/schema.js';
 import { ageColumn, column, nameColumn } from '../../../api/kinds/columns.js';
