@@ -1,5 +1,5 @@
-import { checkRules, rulesOf } from '../../../api/custom/rules.js';
 import { jsonPath } from '../../../api/custom/jsonpath.js';
+import { checkRules, rulesOf } from '../../../api/custom/rules.js';
 import { type JsonSchema, prune, validateValue, withDefaults } from '../../../api/custom/schema.js';
 import { ageColumn, column, nameColumn } from '../../../api/kinds/columns.js';
 import type { CustomResourceDefinition } from '../../../api/kinds/crd.js';
