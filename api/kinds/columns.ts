@@ -28,6 +28,13 @@ export const column = <T>(
   priority?: number,
 ): Column<T> => ({ name, type, description, value, ...(priority ? { priority } : {}) });
 
+/** Labels in one cell, sorted; `<none>` when there are none. */
+export const labelsText = (labels: Readonly<Record<string, string>> | undefined): string =>
+  Object.entries(labels ?? {})
+    .map(([k, v]) => `${k}=${v}`)
+    .sort()
+    .join(',') || '<none>';
+
 interface PodTemplateOwner {
   spec?: {
     selector?: unknown;

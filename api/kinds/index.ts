@@ -1,6 +1,7 @@
 import { configMaps, secrets, serviceAccounts } from './config.js';
 import { customResourceDefinitions } from './crd.js';
 import { certificateSigningRequests } from './csr.js';
+import { controllerRevisions, daemonSets } from './daemonset.js';
 import { events } from './event.js';
 import type { Kind } from './kind.js';
 import { leases } from './lease.js';
@@ -24,7 +25,9 @@ export {
   clusterRoleBindings,
   clusterRoles,
   configMaps,
+  controllerRevisions,
   customResourceDefinitions,
+  daemonSets,
   deployments,
   events,
   leases,
@@ -58,6 +61,8 @@ export const allKinds: readonly Kind[] = [
   runtimeClasses,
   deployments,
   replicaSets,
+  daemonSets,
+  controllerRevisions,
   roles,
   roleBindings,
   clusterRoles,

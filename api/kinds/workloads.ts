@@ -5,101 +5,32 @@ import type {
   ReplicaSetSpec,
   RollingUpdateDeployment,
 } from 'kubernetes-types/apps/v1.js';
-import type { PodTemplateSpec } from 'kubernetes-types/core/v1.js';
-import type { LabelSelector } from 'kubernetes-types/meta/v1.js';
-import { forbidden, invalid, notSupported, required } from '../meta/field-errors.js';
-import { deepEqual } from '../meta/json.js';
-import { validateAnnotations, validateLabels } from '../meta/object-meta.js';
-import { matchesSelector, validateSelector } from '../meta/selector.js';
+import { forbidden, invalid, notSupported } from '../meta/field-errors.js';
 import { ageColumn, column, nameColumn, templateColumns } from './columns.js';
 import type { FieldError, Kind } from './kind.js';
-import { defaultPodSpec, validatePodSpec } from './pod-spec.js';
+import {
+  amount,
+  atLeastZero,
+  defaultTemplate,
+  immutable,
+  notMoreThanAll,
+  SCALE,
+  validateIntOrPercent,
+  validateSelectedTemplate,
+} from './pod-template.js';
 
-const SCALE = {
-  specReplicas: '.spec.replicas',
-  statusReplicas: '.status.replicas',
-  labelSelector: '.spec.selector',
-};
+const immutableSelector = immutable('selector');
 
-interface TemplateOwner {
-  replicas?: number;
-  minReadySeconds?: number;
-  selector?: LabelSelector;
-  template?: PodTemplateSpec;
-}
-
-function defaultTemplateOwner(spec: TemplateOwner): void {
+function defaultTemplateOwner(spec: DeploymentSpec | ReplicaSetSpec): void {
   spec.replicas ??= 1;
-  spec.template ??= {};
-  spec.template.spec ??= { containers: [] };
-  defaultPodSpec(spec.template.spec);
+  defaultTemplate(spec);
 }
 
-const atLeastZero = (v: number | undefined, field: string): FieldError[] =>
-  v === undefined || v >= 0 ? [] : [invalid(field, v, 'must be greater than or equal to 0')];
-
-function validateTemplateOwner(spec: TemplateOwner): FieldError[] {
-  const errors = [
-    ...atLeastZero(spec.replicas, 'spec.replicas'),
-    ...atLeastZero(spec.minReadySeconds, 'spec.minReadySeconds'),
-  ];
-  const { selector, template } = spec;
-  if (!selector) errors.push(required('spec.selector'));
-  else {
-    const wrong = validateSelector(selector, 'spec.selector');
-    errors.push(...wrong);
-    const empty = !Object.keys(selector.matchLabels ?? {}).length && !selector.matchExpressions?.length;
-    if (empty) errors.push(invalid('spec.selector', selector, 'empty selector is invalid for deployment'));
-    else if (wrong.length === 0 && !matchesSelector(selector, template?.metadata?.labels))
-      errors.push(
-        invalid(
-          'spec.template.metadata.labels',
-          template?.metadata?.labels ?? {},
-          '`selector` does not match template `labels`',
-        ),
-      );
-  }
-  const at = 'spec.template';
-  errors.push(...validateLabels(template?.metadata?.labels, `${at}.labels`));
-  errors.push(...validateAnnotations(template?.metadata?.annotations, `${at}.annotations`));
-  errors.push(...validatePodSpec(template?.spec, `${at}.spec`));
-  const { restartPolicy, activeDeadlineSeconds } = template?.spec ?? {};
-  if (restartPolicy && restartPolicy !== 'Always' && ['OnFailure', 'Never'].includes(restartPolicy))
-    errors.push(notSupported(`${at}.spec.restartPolicy`, restartPolicy, ['Always']));
-  if (activeDeadlineSeconds !== undefined)
-    errors.push(
-      forbidden(`${at}.spec.activeDeadlineSeconds`, 'activeDeadlineSeconds in ReplicaSet is not Supported'),
-    );
-  return errors;
-}
-
-interface HasSelector {
-  spec?: { selector?: unknown };
-}
-
-const immutableSelector = (o: HasSelector, old: HasSelector): FieldError[] =>
-  deepEqual(o.spec?.selector, old.spec?.selector)
-    ? []
-    : [invalid('spec.selector', o.spec?.selector, 'field is immutable')];
-
-/** A count, or a percentage rounded up; undefined: neither. */
-const amount = (v: number | string | undefined): number | undefined => {
-  if (typeof v === 'number') return v;
-  const m = /^(\d{1,9})%$/.exec(v ?? '');
-  return m ? Number(m[1]) : undefined;
-};
-
-function validateIntOrPercent(v: number | string | undefined, field: string): FieldError[] {
-  if (amount(v) === undefined)
-    return [
-      invalid(
-        field,
-        v,
-        "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
-      ),
-    ];
-  return typeof v === 'number' ? atLeastZero(v, field) : [];
-}
+const validateTemplateOwner = (spec: DeploymentSpec | ReplicaSetSpec): FieldError[] => [
+  ...atLeastZero(spec.replicas, 'spec.replicas'),
+  ...atLeastZero(spec.minReadySeconds, 'spec.minReadySeconds'),
+  ...validateSelectedTemplate(spec, 'deployment', 'ReplicaSet'),
+];
 
 function validateRollingUpdate(r: RollingUpdateDeployment | undefined, at: string): FieldError[] {
   const { maxUnavailable, maxSurge } = r ?? {};
@@ -110,9 +41,7 @@ function validateRollingUpdate(r: RollingUpdateDeployment | undefined, at: strin
   if (errors.length) return errors;
   if (amount(maxUnavailable) === 0 && amount(maxSurge) === 0)
     errors.push(invalid(`${at}.maxUnavailable`, maxUnavailable, 'may not be 0 when `maxSurge` is 0'));
-  if (typeof maxUnavailable === 'string' && amount(maxUnavailable)! > 100)
-    errors.push(invalid(`${at}.maxUnavailable`, maxUnavailable, 'must not be greater than 100%'));
-  return errors;
+  return [...errors, ...notMoreThanAll(maxUnavailable, `${at}.maxUnavailable`)];
 }
 
 const STRATEGIES = ['Recreate', 'RollingUpdate'];

@@ -1,4 +1,6 @@
 import type { Clock } from '../../api/clock.js';
+import { daemonSets } from '../../api/kinds/index.js';
+import type { Kind } from '../../api/kinds/kind.js';
 import type { Log } from '../../api/log.js';
 import type { Authorizer } from '../auth/attributes.js';
 import type { Client, KindTable } from '../client.js';
@@ -11,6 +13,7 @@ import { deploymentLoop } from './deployment.js';
 import { eventTtlLoop } from './eventttl.js';
 import { evictionLoop } from './eviction.js';
 import { garbageLoop } from './garbage.js';
+import { type Loading, lazily } from './lazy.js';
 import type { Context, LoopFactory, Reconcile } from './loop.js';
 import { namespaceLoop } from './namespace.js';
 import { nodeTaintsLoop } from './nodetaints.js';
@@ -36,10 +39,18 @@ export interface ControllersOptions {
   keepEndedPods?: number;
 }
 
+type Lazy = readonly [kinds: readonly Kind<never>[], load: () => Promise<LoopFactory>];
+
+/** Loops that a hub only needs once there is an object for them. */
+const LAZY: Readonly<Record<string, Lazy>> = {
+  daemonset: [[daemonSets as never], async () => (await import('./daemonset.js')).daemonSetLoop],
+};
+
 /** All control loops of the hub. */
 export class Controllers {
   readonly #queues: WorkQueue[] = [];
   readonly #recorders: EventRecorder[] = [];
+  readonly #loading: Loading = { count: 0 };
 
   constructor(private readonly o: ControllersOptions) {
     const loops: Record<string, LoopFactory> = {
@@ -58,6 +69,8 @@ export class Controllers {
         ? { certificates: certificatesLoop(o.certificates.authorizer, o.certificates.sign) }
         : {}),
     };
+    for (const [name, [kinds, load]] of Object.entries(LAZY))
+      loops[name] = lazily(kinds, load, this.#loading);
     const { client, informers, clock, log } = o;
     const ctx: Context = {
       client,
@@ -89,8 +102,13 @@ export class Controllers {
     for (const r of this.#recorders) r.stop();
   }
 
+  /** The code of a loop is being loaded, which takes time of no clock that is handed in. */
+  get loading(): boolean {
+    return this.#loading.count > 0;
+  }
+
   /** No loop has anything to do now. */
   get idle(): boolean {
-    return this.#queues.every((q) => q.idle) && this.#recorders.every((r) => r.idle);
+    return !this.loading && this.#queues.every((q) => q.idle) && this.#recorders.every((r) => r.idle);
   }
 }

@@ -2,15 +2,13 @@ import type { ReplicaSet, ReplicaSetCondition, ReplicaSetStatus } from 'kubernet
 import type { Pod } from 'kubernetes-types/core/v1.js';
 import { rfc3339 } from '../../api/clock.js';
 import { pods, replicaSets } from '../../api/kinds/index.js';
-import { ApiError, isApiError } from '../../api/meta/errors.js';
-import { deepCopy, deepEqual } from '../../api/meta/json.js';
-import { keyOf } from '../../api/meta/object.js';
+import { deepEqual } from '../../api/meta/json.js';
 import { matchesSelector } from '../../api/meta/selector.js';
 import type { Frozen } from '../client.js';
-import { claim, controllerRef } from './adopt.js';
-import { Expectations } from './expectations.js';
+import { claim } from './adopt.js';
 import { type Context, errorText, ifThere, type Keys, type Reconcile } from './loop.js';
-import { availableIn, controllerOf, isActive, isReady, leastValuableFirst, podsOf } from './pods.js';
+import { isTerminating, PodControl, podFrom } from './podcontrol.js';
+import { availableIn, isActive, isReady, leastValuableFirst, podsOf } from './pods.js';
 
 type Rs = Frozen<ReplicaSet>;
 
@@ -21,123 +19,29 @@ const BURST = 500;
 export function replicaSetLoop(ctx: Context, keys: Keys): Reconcile {
   const { client, informers, clock } = ctx;
   const events = ctx.recorder('replicaset-controller');
-  const expectations = new Expectations(clock);
+  const control = new PodControl(ctx, replicaSets, events);
+  const { expectations } = control;
   const allPods = podsOf(informers);
   const all = informers.of(replicaSets).index('namespace', (rs) => [rs.metadata!.namespace!]);
-  /** uid → key, to find the ReplicaSet that a controller reference means. */
-  const byUid = new Map<string, string>();
+  control.follow(all, allPods, keys, (orphan) =>
+    all
+      .by('namespace', orphan.metadata!.namespace!)
+      .filter((rs) => matchesSelector(rs.spec?.selector as never, orphan.metadata?.labels as never)),
+  );
 
-  all.onChange((key, now, before) => {
-    if (!now) {
-      byUid.delete(before!.metadata!.uid!);
-      expectations.forget(key);
-    } else byUid.set(now.metadata!.uid!, key);
-    keys.add(key);
-  });
+  const createPods = (rs: Rs, n: number): Promise<void> =>
+    control.create(
+      rs,
+      Array.from({ length: n }, () => podFrom(replicaSets as never, rs, rs.spec!.template)),
+    );
 
-  const ownerOf = (p: Frozen<Pod> | undefined): string | undefined => {
-    const uid = p && controllerOf(p)?.uid;
-    return uid === undefined ? undefined : byUid.get(uid);
-  };
-  allPods.onChange((_, now, before) => {
-    const owner = ownerOf(now);
-    const formerly = ownerOf(before);
-    if (formerly && formerly !== owner) keys.add(formerly);
-    const uid = (now ?? before)!.metadata!.uid!;
-    if (owner && !before) expectations.created(owner);
-    if (!now && formerly) expectations.deleted(formerly, uid);
-    if (now?.metadata?.deletionTimestamp && owner) expectations.deleted(owner, uid);
-    if (owner) keys.add(owner);
-    else if (now && !controllerOf(now) && isActive(now))
-      for (const rs of all.by('namespace', now.metadata!.namespace!))
-        if (matchesSelector(rs.spec?.selector as never, now.metadata?.labels as never))
-          keys.add(keyOf(rs as ReplicaSet));
-  });
-
-  async function createPods(rs: Rs, n: number): Promise<void> {
-    const key = keyOf(rs as ReplicaSet);
-    const template = rs.spec!.template!;
-    const create = async () => {
-      try {
-        const pod = await client.create(pods, {
-          apiVersion: 'v1',
-          kind: 'Pod',
-          metadata: {
-            namespace: rs.metadata!.namespace,
-            // Kubernetes cuts the name so that five random characters fit.
-            generateName: `${rs.metadata!.name!.slice(0, 247)}-`,
-            labels: { ...template.metadata?.labels },
-            annotations: { ...template.metadata?.annotations },
-            finalizers: [...(template.metadata?.finalizers ?? [])],
-            ownerReferences: [controllerRef(replicaSets as never, rs)],
-          },
-          spec: deepCopy(template.spec) as Pod['spec'],
-        });
-        events.tell(
-          replicaSets,
-          rs as ReplicaSet,
-          'Normal',
-          'SuccessfulCreate',
-          `Created pod: ${pod.metadata!.name}`,
-        );
-      } catch (e) {
-        expectations.created(key);
-        if (!isTerminating(e))
-          events.tell(
-            replicaSets,
-            rs as ReplicaSet,
-            'Warning',
-            'FailedCreate',
-            `Error creating: ${errorText(e)}`,
-          );
-        throw e;
-      }
-    };
-    expectations.expectCreations(key, n);
-    // Batches that double: when the first fails, a thousand more would as well.
-    for (let done = 0, batch = 1; done < n; batch *= 2) {
-      const size = Math.min(batch, n - done);
-      const results = await Promise.allSettled(Array.from({ length: size }, create));
-      done += size;
-      const failed = results.find((r) => r.status === 'rejected');
-      if (failed) {
-        expectations.created(key, n - done);
-        throw (failed as PromiseRejectedResult).reason;
-      }
-    }
-  }
-
-  async function deletePods(rs: Rs, mine: readonly Frozen<Pod>[], n: number): Promise<void> {
-    const key = keyOf(rs as ReplicaSet);
+  function deletePods(rs: Rs, mine: readonly Frozen<Pod>[], n: number): Promise<void> {
     const perNode = new Map<string, number>();
     for (const p of mine) perNode.set(p.spec?.nodeName ?? '', (perNode.get(p.spec?.nodeName ?? '') ?? 0) + 1);
-    const doomed = leastValuableFirst(mine, (node) => perNode.get(node) ?? 0, clock.now()).slice(0, n);
-    expectations.expectDeletions(
-      key,
-      doomed.map((p) => p.metadata!.uid!),
+    return control.delete(
+      rs,
+      leastValuableFirst(mine, (node) => perNode.get(node) ?? 0, clock.now()).slice(0, n),
     );
-    const results = await Promise.allSettled(
-      doomed.map(async (p) => {
-        const { namespace, name, uid } = p.metadata!;
-        try {
-          await client.delete(pods, { namespace, name: name! }, { uid });
-          events.tell(replicaSets, rs as ReplicaSet, 'Normal', 'SuccessfulDelete', `Deleted pod: ${name}`);
-        } catch (e) {
-          expectations.deleted(key, uid!);
-          if (isApiError(e, 'NotFound')) return;
-          events.tell(
-            replicaSets,
-            rs as ReplicaSet,
-            'Warning',
-            'FailedDelete',
-            `Error deleting: ${errorText(e)}`,
-          );
-          throw e;
-        }
-      }),
-    );
-    const failed = results.find((r) => r.status === 'rejected');
-    if (failed) throw (failed as PromiseRejectedResult).reason;
   }
 
   return async (key) => {
@@ -207,7 +111,3 @@ function conditions(rs: Rs, failure: unknown, missing: number, at: string): Repl
   if (old?.reason === reason && old.message === message) return [...others, old];
   return [...others, { type: 'ReplicaFailure', status: 'True', lastTransitionTime: at, reason, message }];
 }
-
-/** The namespace is being deleted: no use in trying again. */
-const isTerminating = (e: unknown): boolean =>
-  e instanceof ApiError && e.reason === 'Forbidden' && e.message.includes('being terminated');

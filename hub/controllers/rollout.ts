@@ -36,7 +36,11 @@ export const revisionOf = (o: Dep | Rs | undefined): number =>
 export const isRolling = (d: Dep): boolean => (d.spec?.strategy?.type ?? 'RollingUpdate') === 'RollingUpdate';
 
 /** An absolute number or a percentage of `total`. */
-function resolve(value: number | string | undefined, total: number, round: (n: number) => number): number {
+export function resolveAmount(
+  value: number | string | undefined,
+  total: number,
+  round: (n: number) => number,
+): number {
   if (typeof value === 'string') {
     const percent = /^(\d+)%$/.exec(value);
     return percent ? round((Number(percent[1]) * total) / 100) : Number.parseInt(value, 10) || 0;
@@ -49,8 +53,8 @@ export function fence(d: Dep): { maxSurge: number; maxUnavailable: number } {
   if (!isRolling(d)) return { maxSurge: 0, maxUnavailable: 0 };
   const total = specReplicas(d);
   const u = d.spec?.strategy?.rollingUpdate;
-  const maxSurge = resolve((u?.maxSurge ?? '25%') as number | string, total, Math.ceil);
-  const maxUnavailable = resolve((u?.maxUnavailable ?? '25%') as number | string, total, Math.floor);
+  const maxSurge = resolveAmount((u?.maxSurge ?? '25%') as number | string, total, Math.ceil);
+  const maxUnavailable = resolveAmount((u?.maxUnavailable ?? '25%') as number | string, total, Math.floor);
   // Both 0 would never get anywhere.
   return {
     maxSurge,

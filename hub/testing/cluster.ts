@@ -120,6 +120,7 @@ export class Cluster {
     let revision = '';
     for (let i = 0; i < 200 && quiet < 2; i++) {
       await turn();
+      if (this.controllers.loading) i = 0;
       const now = this.registry.resourceVersion;
       quiet = now === revision && this.scheduler.idle && this.controllers.idle ? quiet + 1 : 0;
       revision = now;
