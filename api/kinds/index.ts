@@ -2,6 +2,7 @@ import { configMaps, secrets, serviceAccounts } from './config.js';
 import { customResourceDefinitions } from './crd.js';
 import { certificateSigningRequests } from './csr.js';
 import { controllerRevisions, daemonSets } from './daemonset.js';
+import { endpointSlices, endpoints } from './endpoints.js';
 import { events } from './event.js';
 import type { Kind } from './kind.js';
 import { leases } from './lease.js';
@@ -18,6 +19,7 @@ import {
   tokenReviews,
 } from './reviews.js';
 import { runtimeClasses } from './runtimeclass.js';
+import { services } from './service.js';
 import { deployments, replicaSets } from './workloads.js';
 
 export {
@@ -29,6 +31,8 @@ export {
   customResourceDefinitions,
   daemonSets,
   deployments,
+  endpointSlices,
+  endpoints,
   events,
   leases,
   localSubjectAccessReviews,
@@ -44,6 +48,7 @@ export {
   selfSubjectReviews,
   selfSubjectRulesReviews,
   serviceAccounts,
+  services,
   subjectAccessReviews,
   tokenReviews,
 };
@@ -56,6 +61,8 @@ export const allKinds: readonly Kind[] = [
   configMaps,
   secrets,
   serviceAccounts,
+  services,
+  endpoints,
   events,
   leases,
   runtimeClasses,
@@ -63,6 +70,7 @@ export const allKinds: readonly Kind[] = [
   replicaSets,
   daemonSets,
   controllerRevisions,
+  endpointSlices,
   roles,
   roleBindings,
   clusterRoles,

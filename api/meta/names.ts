@@ -127,3 +127,13 @@ export const pathSegmentName: Validator = (v) => {
   if (v === '.' || v === '..') return [`may not be '${v}'`];
   return ['/', '%'].filter((c) => v.includes(c)).map((c) => `may not contain '${c}'`);
 };
+
+/** A DNS name of at least two labels. */
+export const fullyQualifiedName: Validator = (v) => {
+  const name = v.replace(/\.$/, '');
+  const wrong = dns1123Subdomain(name);
+  if (wrong.length) return [wrong.join(',')];
+  const labels = name.split('.');
+  if (labels.length < 2) return ['should be a domain with at least two segments separated by dots'];
+  return labels.map((l) => dns1123Label(l).join(',')).filter((e) => e !== '');
+};

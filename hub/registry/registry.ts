@@ -1,8 +1,15 @@
 import { randomUUID } from 'node:crypto';
-import type { Binding, Namespace, Pod } from 'kubernetes-types/core/v1.js';
+import type { Binding, Namespace, Pod, Service } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
 import { rfc3339 } from '../../api/clock.js';
-import { allKinds, namespaces, pods, runtimeClasses, serviceAccounts } from '../../api/kinds/index.js';
+import {
+  allKinds,
+  namespaces,
+  pods,
+  runtimeClasses,
+  serviceAccounts,
+  services,
+} from '../../api/kinds/index.js';
 import { apiVersionOf, type CustomParts, type FieldError, type Kind } from '../../api/kinds/kind.js';
 import { decode, schemaNamed, schemaOf } from '../../api/kinds/schema.js';
 import type { Log } from '../../api/log.js';
@@ -30,6 +37,7 @@ import { Compacted, type Entry, RevisionConflict, type Store } from '../store/st
 import { AdmissionChain } from './admission/chain.js';
 import { type OptionsKind, Request, type Target, type World } from './admission/plugin.js';
 import { plugins } from './admission/plugins.js';
+import type { Allocator, Claim } from './allocator.js';
 import {
   type Answer,
   type DeleteResult,
@@ -60,6 +68,7 @@ import {
 } from './managed.js';
 import { jsonPatch, mergePatch, strategicMergePatch } from './patch.js';
 import { SCALE_SCHEMA, scaleOf, setScale } from './scale.js';
+import { ServiceAddresses } from './service-addresses.js';
 import { problemsOf } from './typed.js';
 import { KindWatcher } from './watch.js';
 
@@ -93,7 +102,11 @@ export interface RegistryOptions {
   store: Store;
   clock: Clock;
   log: Log;
+  /** Where Services get their addresses from. Default {@link SERVICE_NETWORK}. */
+  serviceNetwork?: string;
 }
+
+export const SERVICE_NETWORK = '10.96.0.0/16';
 
 /** What a selector text says, parsed. */
 interface Filter {
@@ -109,6 +122,7 @@ export class Registry implements RegistryVerbs {
   readonly guards: Guard[] = [];
   /** For kinds that are questions: what is asked is answered, not stored. */
   readonly answers = new Map<Kind, Answer>();
+  readonly #allocators = new Map<Kind, Allocator<AnyObject>>();
   /** Answers TokenRequests for ServiceAccounts. */
   tokens: { request(namespace: string, name: string, request: AnyObject): Promise<AnyObject> } | undefined;
   readonly #store: Store;
@@ -147,13 +161,17 @@ export class Registry implements RegistryVerbs {
   /** What plugins listed, until one of the kind changes. */
   readonly #lists = new Map<Kind, Map<string, readonly AnyObject[]>>();
 
-  constructor({ store, clock, log }: RegistryOptions) {
+  constructor({ store, clock, log, serviceNetwork: network = SERVICE_NETWORK }: RegistryOptions) {
     this.#store = store;
     this.#clock = clock;
     this.#log = log;
     this.#continuations = new Continuations(clock);
     this.#admission = new AdmissionChain(plugins({ clock, log }), this.#world);
     this.setCustomKinds([]);
+    const kind = services as unknown as Kind;
+    const all = () => store.list(this.#prefix(kind)).entries.map((e) => e.value as Service);
+    const addresses = new ServiceAddresses({ network, all, random: () => clock.random() });
+    this.#allocators.set(kind, addresses as unknown as Allocator<AnyObject>);
   }
 
   /** Serves these kinds besides the built-in ones. */
@@ -318,21 +336,26 @@ export class Registry implements RegistryVerbs {
     if (generated || mutated) kind.setDefaults?.(made);
     kind.prepareForCreate?.(made, ctx);
     if (managed?.size) meta.managedFields = encodeOwners(managed)!;
-    this.#validate(
-      kind,
-      meta.name ?? '',
-      validateObjectMeta(meta, kind.namespaced, kind.validName),
-      () => kind.validate?.(made) ?? [],
-    );
-    ctx.warnings.push(...(kind.warnings?.(made) ?? []));
-    request.name = meta.name!;
+    let claim: Claim | undefined;
     try {
+      claim = this.#allocators.get(kind)?.begin(made, undefined, ctx.dryRun === true);
+      this.#validate(
+        kind,
+        meta.name ?? '',
+        validateObjectMeta(meta, kind.namespaced, kind.validName),
+        () => kind.validate?.(made) ?? [],
+      );
+      ctx.warnings.push(...(kind.warnings?.(made) ?? []));
+      request.name = meta.name!;
       const validated = this.#admission.validate(request);
       if (validated) await validated;
       for (const guard of this.guards) guard(ctx, { verb: 'create', kind, next: made });
       this.#checkSize(made, owners !== undefined);
-      return await this.#add(ctx, kind, made, generated);
+      const added = await this.#add(ctx, kind, made, generated);
+      claim?.keep();
+      return added;
     } catch (e) {
+      claim?.drop();
       request.failed();
       throw e;
     }
@@ -673,10 +696,13 @@ export class Registry implements RegistryVerbs {
           request.object = shown(next);
         }
       }
-      this.#check(kind, current, next, subresource);
-      if (!subresource)
-        for (const w of kind.warnings?.(next) ?? []) if (!ctx.warnings.includes(w)) ctx.warnings.push(w);
+      let claim: Claim | undefined;
       try {
+        if (subresource !== 'status')
+          claim = this.#allocators.get(kind)?.begin(next, current, ctx.dryRun === true);
+        this.#check(kind, current, next, subresource);
+        if (!subresource)
+          for (const w of kind.warnings?.(next) ?? []) if (!ctx.warnings.includes(w)) ctx.warnings.push(w);
         if (request) {
           const validated = this.#admission.validate(request);
           if (validated) await validated;
@@ -691,10 +717,14 @@ export class Registry implements RegistryVerbs {
           metaOf(next).resourceVersion = current.metadata!.resourceVersion!;
           return answer(deepFreeze(next));
         }
-        return answer(await this.#replace(kind, entry, next));
+        const replaced = await this.#replace(kind, entry, next);
+        claim?.keep();
+        return answer(replaced);
       } catch (e) {
         if (request) request.failed();
         throw e;
+      } finally {
+        claim?.drop();
       }
     });
   }
@@ -733,6 +763,7 @@ export class Registry implements RegistryVerbs {
   /** So does this. */
   async #remove(kind: Kind, entry: Entry): Promise<void> {
     await this.#store.delete(entry.key, entry.revision);
+    this.#allocators.get(kind)?.released(entry.value as AnyObject);
     this.#committed(kind, undefined, entry.value as AnyObject);
   }
 
@@ -1295,6 +1326,7 @@ export class Registry implements RegistryVerbs {
 
 /** What counts in `metadata.generation`: of a custom kind everything that is not status, since nobody knows its form. */
 const wishOf = (kind: Kind, o: AnyObject): unknown => {
+  if (typeof kind.generation === 'function') return kind.generation(o);
   if (!kind.custom) return o['spec'];
   const { metadata: _m, status, ...rest } = o;
   return kind.status ? rest : { ...rest, status };
