@@ -76,6 +76,17 @@ export function warn(reply: Reply, warnings: readonly string[]): Reply {
   return reply;
 }
 
+/** Every answer of a deprecated kind says so, before anything else. */
+const deprecated =
+  (run: Run, text: string): Run =>
+  async (b, call, req) => {
+    const reply = await run(b, call, req);
+    const others = reply.headers['warning'] ?? [];
+    warn(reply, [text]);
+    reply.headers['warning'] = [reply.headers['warning']!, others].flat();
+    return reply;
+  };
+
 const subresourceOf = (call: Call): Subresource | undefined =>
   call.target.subresource as Subresource | undefined;
 
@@ -284,7 +295,7 @@ export function callOf(method: string, target: Target, query: URLSearchParams): 
     target,
     query,
     verb: operation.verb,
-    run: operation.run,
+    run: target.kind.deprecated ? deprecated(operation.run, target.kind.deprecated) : operation.run,
     longRunning: operation.longRunning ?? false,
   };
 }
