@@ -94,7 +94,7 @@ export const endpoints: Kind<Endpoints> = {
     const errors = (o.subsets ?? []).flatMap((s, i) => validateSubset(s, `subsets[${i}]`));
     return errors.length && old && deepEqual(o.subsets, old.subsets) ? [] : errors;
   },
-  deprecated: 'v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice',
+  deprecation: 'v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice',
   warnings: (o) =>
     (o.subsets ?? []).flatMap((s, i) =>
       (['addresses', 'notReadyAddresses'] as const).flatMap((list) =>

@@ -76,8 +76,6 @@ export interface Kind<T extends KubeObject = AnyObject> {
   readonly custom?: CustomParts;
   /** Counts changes of the spec in `metadata.generation`, or of what the function gives. */
   readonly generation?: boolean | ((o: T) => unknown);
-  /** Every request is answered with this warning. */
-  readonly deprecated?: string;
   /** What is wrong with a name; absent: a DNS-1123 subdomain is asked for. */
   readonly validName?: (name: string) => string[];
   /** Something other than `metadata.finalizers` that keeps a deleted object from going (a Namespace's `spec.finalizers`). */

@@ -207,7 +207,7 @@ describe('Service', () => {
     const lb = { loadBalancer: { ingress: [{ ip: '192.0.2.1' }] } };
     const of = (spec: ServiceSpec) => {
       const o = service(spec, structuredClone(lb));
-      return services.validateStatus!(o, o).map((e) => `${e.field}: ${e.message}`);
+      return services.validateStatus!(o, o, 'status').map((e) => `${e.field}: ${e.message}`);
     };
     expect(of({ type: 'LoadBalancer', ports: [port] })).toEqual([]);
     expect(of({ ports: [port] })).toEqual([

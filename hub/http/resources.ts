@@ -76,17 +76,6 @@ export function warn(reply: Reply, warnings: readonly string[]): Reply {
   return reply;
 }
 
-/** Every answer of a deprecated kind says so, before anything else. */
-const deprecated =
-  (run: Run, text: string): Run =>
-  async (b, call, req) => {
-    const reply = await run(b, call, req);
-    const others = reply.headers['warning'] ?? [];
-    warn(reply, [text]);
-    reply.headers['warning'] = [reply.headers['warning']!, others].flat();
-    return reply;
-  };
-
 const subresourceOf = (call: Call): Subresource | undefined =>
   call.target.subresource as Subresource | undefined;
 
@@ -295,7 +284,7 @@ export function callOf(method: string, target: Target, query: URLSearchParams): 
     target,
     query,
     verb: operation.verb,
-    run: target.kind.deprecated ? deprecated(operation.run, target.kind.deprecated) : operation.run,
+    run: operation.run,
     longRunning: operation.longRunning ?? false,
   };
 }
