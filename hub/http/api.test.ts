@@ -437,12 +437,51 @@ describe('verbs', () => {
     ['GET', '/api/v1/pods?resourceVersionMatch=Exact', 422],
     ['GET', '/api/v1/pods?includeObject=Some', 400],
     ['GET', '/api/v1/pods?continue=garbage', 400],
+    ['GET', '/api/v1/pods?resourceVersion=7x', 400],
+    ['GET', '/api/v1/pods?timeoutSeconds=soon', 400],
+    ['GET', '/api/v1/watch/cheeses', 404],
+    ['GET', '/api/v1/watch', 404],
+    ['POST', '/api/v1/watch/namespaces/default/pods', 405],
+    ['GET', '/api/v1/watch/namespaces/default/pods/p/log', 405],
   ])('%s %s is %i', async (method, url, status) => {
     const t = await apiWithDefault();
     const reply = await t.call(url, { method });
     expect(reply.status).toBe(status);
     if (url !== '/nope')
       expect(reply.json()).toMatchObject({ kind: 'Status', status: 'Failure', code: status });
+  });
+
+  it('says what is wrong with the options of a list or watch as Kubernetes does', async () => {
+    const t = await apiWithDefault();
+    const wrong = async (query: string) => {
+      const reply = (await t.call(`/api/v1/pods?${query}`)).json();
+      expect(reply).toMatchObject({
+        code: 422,
+        reason: 'Invalid',
+        details: { kind: 'ListOptions', group: 'meta.k8s.io' },
+      });
+      expect(reply.details.causes.length).toBeGreaterThan(0);
+      return reply.message.replace('ListOptions.meta.k8s.io "" is invalid: ', '');
+    };
+    const match = 'resourceVersionMatch: Forbidden: resourceVersionMatch';
+    expect(await wrong('resourceVersionMatch=Exact')).toBe(
+      `${match} is forbidden unless resourceVersion is provided`,
+    );
+    expect(await wrong('resourceVersionMatch=Exact&resourceVersion=0')).toBe(
+      `${match} "exact" is forbidden for resourceVersion "0"`,
+    );
+    expect(await wrong('resourceVersionMatch=x&resourceVersion=1&continue=y')).toBe(
+      `[${match} is forbidden when continue is provided, resourceVersionMatch: Unsupported value: "x": supported values: "Exact", "NotOlderThan", ""]`,
+    );
+    expect(await wrong('sendInitialEvents=true')).toBe(
+      'sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list',
+    );
+    expect(await wrong('watch=1&sendInitialEvents=false')).toBe(
+      'resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan',
+    );
+    expect(await wrong('watch=1&resourceVersionMatch=Exact')).toBe(
+      `[${match} is forbidden for watch unless sendInitialEvents is provided, resourceVersionMatch: Unsupported value: "Exact": supported values: "NotOlderThan"]`,
+    );
   });
 
   it('tells what went wrong inside, in answer and log', async () => {
@@ -562,10 +601,16 @@ describe('watch', () => {
     expect((await events.next()).done).toBe(true);
   });
 
-  it('of one name', async () => {
+  it.each([
+    `${NS}/configmaps/b?watch=true`,
+    `${NS}/configmaps?watch=true&fieldSelector=metadata.name%3Db`,
+    '/api/v1/configmaps?watch=true&fieldSelector=metadata.name%3Db,metadata.namespace%3Ddefault',
+    '/api/v1/watch/namespaces/default/configmaps/b',
+  ])('of one name: %s', async (url) => {
     const t = await apiWithDefault();
-    for (const n of ['a', 'b']) await t.call(`${NS}/configmaps`, { method: 'POST', body: configMap(n) });
-    const { abort, events } = await open(t, `${NS}/configmaps/b?watch=true`);
+    for (const n of ['a', 'b', 'b2'])
+      await t.call(`${NS}/configmaps`, { method: 'POST', body: configMap(n) });
+    const { abort, events } = await open(t, url);
     expect(await take(events, 1)).toMatchObject([{ object: { metadata: { name: 'b' } } }]);
     abort.abort();
     await events.next();

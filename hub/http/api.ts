@@ -129,8 +129,14 @@ export class Api {
     demand(this.options.authorizer, req.user, what);
   }
 
-  async #resource(req: Request, gv: string, segments: string[], query: URLSearchParams): Promise<Reply> {
+  async #resource(req: Request, gv: string, path: string[], asked: URLSearchParams): Promise<Reply> {
+    // `/api/v1/watch/…` is the old way to say `?watch=true`.
+    const watch = path[0] === 'watch' && path.length > 1;
+    const segments = watch ? path.slice(1) : path;
+    const query = watch ? new URLSearchParams(asked) : asked;
+    if (watch) query.set('watch', 'true');
     const target = this.#now.router.resolve(gv, segments);
+    if (watch && (req.method !== 'GET' || target.subresource !== undefined)) throw methodNotAllowed();
     const call = callOf(req.method, target, query);
     const { kind, namespace, name, subresource } = target;
     const looks = call.verb === 'list' || call.verb === 'watch';

@@ -1,4 +1,6 @@
+import type { FieldError } from '../../api/kinds/kind.js';
 import { ApiError, badRequest } from '../../api/meta/errors.js';
+import { forbidden, invalidObject } from '../../api/meta/field-errors.js';
 import type { ListQuery, RequestContext, WatchQuery } from '../registry/api.js';
 import type { User } from './auth.js';
 
@@ -112,45 +114,51 @@ export function contextOf(
   };
 }
 
+const MATCHES = ['Exact', 'NotOlderThan', ''];
+
+const checkOptions = (errors: readonly FieldError[]): void => {
+  if (errors.length > 0) throw invalidObject({ kind: 'ListOptions', group: 'meta.k8s.io' }, '', errors);
+};
+/** In the order given, as Kubernetes lists them here. */
+const unsupported = (field: string, value: string, supported: readonly string[]): FieldError => ({
+  type: 'NotSupported',
+  field,
+  message: `Unsupported value: ${JSON.stringify(value)}: supported values: ${supported.map((v) => JSON.stringify(v)).join(', ')}`,
+});
+
+/** Throws Invalid for options that do not fit together (apimachinery meta/internalversion/validation ValidateListOptions). */
 export function listQuery(query: URLSearchParams, namespace: string | undefined): ListQuery {
   const limit = integer(query, 'limit');
+  integer(query, 'timeoutSeconds');
   const match = text(query, 'resourceVersionMatch');
-  const problems: string[] = [];
-  if (query.has('sendInitialEvents'))
-    problems.push('sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list');
-  if (match !== undefined) {
-    if (match !== 'Exact' && match !== 'NotOlderThan') {
-      problems.push(
-        `resourceVersionMatch: Unsupported value: ${JSON.stringify(match)}: supported values: "Exact", "NotOlderThan"`,
-      );
-    } else if (!query.get('resourceVersion')) {
-      problems.push(
-        'resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided',
-      );
-    } else if (match === 'Exact' && query.get('resourceVersion') === '0') {
-      problems.push(
-        'resourceVersionMatch: Forbidden: resourceVersionMatch "exact" is forbidden for resourceVersion "0"',
-      );
-    }
-    if (query.get('continue')) {
-      problems.push(
-        'resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided',
-      );
-    }
+  const rv = text(query, 'resourceVersion');
+  const problems: FieldError[] = [];
+  const refuse = (why: string) => problems.push(forbidden('resourceVersionMatch', why));
+  if (match) {
+    if (!rv) refuse('resourceVersionMatch is forbidden unless resourceVersion is provided');
+    if (query.get('continue')) refuse('resourceVersionMatch is forbidden when continue is provided');
+    if (!MATCHES.includes(match)) problems.push(unsupported('resourceVersionMatch', match, MATCHES));
+    if (match === 'Exact' && rv === '0')
+      refuse('resourceVersionMatch "exact" is forbidden for resourceVersion "0"');
   }
-  if (problems.length > 0) throw invalidOptions('ListOptions', problems);
+  if (query.has('sendInitialEvents'))
+    problems.push(forbidden('sendInitialEvents', 'sendInitialEvents is forbidden for list'));
+  checkOptions(problems);
   return {
     namespace,
     labelSelector: text(query, 'labelSelector'),
     fieldSelector: text(query, 'fieldSelector'),
     limit: limit !== undefined && limit > 0 ? limit : undefined,
     continue: text(query, 'continue'),
-    resourceVersion: text(query, 'resourceVersion'),
+    resourceVersion: rv,
     resourceVersionMatch: match as ListQuery['resourceVersionMatch'],
   };
 }
 
-/** `current` is the resourceVersion of now: where a watch starts that wants nothing of the past. */
+/**
+ * `current` is the resourceVersion of now: where a watch starts that wants nothing of the past. Throws Invalid for options
+ * that do not fit together (validateWatchOptions).
+ */
 export function watchQuery(
   query: URLSearchParams,
   namespace: string | undefined,
@@ -158,18 +166,17 @@ export function watchQuery(
 ): WatchQuery {
   const match = text(query, 'resourceVersionMatch');
   const initial = query.get('sendInitialEvents');
-  const problems: string[] = [];
-  if (initial !== null && match !== 'NotOlderThan') {
-    problems.push(
-      'resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan',
-    );
-  } else if (initial === null && match !== undefined) {
-    problems.push(
-      'resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided',
-    );
+  const problems: FieldError[] = [];
+  const refuse = (why: string) => problems.push(forbidden('resourceVersionMatch', why));
+  if (initial !== null && match !== 'NotOlderThan')
+    refuse('sendInitialEvents requires setting resourceVersionMatch to NotOlderThan');
+  if (match) {
+    if (initial === null)
+      refuse('resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided');
+    if (match !== 'NotOlderThan') problems.push(unsupported('resourceVersionMatch', match, ['NotOlderThan']));
+    if (query.get('continue')) refuse('resourceVersionMatch is forbidden when continue is provided');
   }
-  if (query.get('continue')) problems.push('continue: Forbidden: continue is forbidden for watch');
-  if (problems.length > 0) throw invalidOptions('ListOptions', problems);
+  checkOptions(problems);
   const sendInitialEvents = initial === null ? undefined : flag(query, 'sendInitialEvents');
   const asked = text(query, 'resourceVersion');
   const fromStart = asked === undefined || asked === '0';

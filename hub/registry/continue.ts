@@ -1,6 +1,6 @@
 import type { Clock } from '../../api/clock.js';
 import { ApiError, badRequest } from '../../api/meta/errors.js';
-import type { Entry, Store } from '../store/store.js';
+import { Compacted, type Entry, type Store } from '../store/store.js';
 
 /** Snapshots kept for lists under way, at most, and for how long (milliseconds). */
 const MAX_SNAPSHOTS = 16;
@@ -29,7 +29,9 @@ function decode(text: string, prefix: string): Token {
   } catch {
     // Said below.
   }
-  throw badRequest('continue key is not valid: it belongs to another list or was changed');
+  throw badRequest(
+    'invalid continue token: continue key is not valid: it belongs to another list or was changed',
+  );
 }
 
 /** The first entry after a key. */
@@ -45,8 +47,9 @@ function position(entries: readonly Entry[], after: string): number {
 }
 
 /**
- * Lists in chunks, all from one snapshot: entries never change, so a snapshot is an array of references. Few are kept; a
- * token whose snapshot is gone gets 410 and another token that goes on with what is there now, as in Kubernetes.
+ * Lists in chunks, all from one snapshot: entries never change, so a snapshot is an array of references. Few are kept, and
+ * the store remembers the recent past; a token whose snapshot is gone from both gets 410 and another token that goes on
+ * with what is there now, as in Kubernetes.
  */
 export class Continuations {
   readonly #snapshots = new Map<string, Snapshot>();
@@ -70,8 +73,7 @@ export class Continuations {
   /** Where a list goes on. Throws BadRequest, or Expired with a new token. */
   resume(text: string, prefix: string, store: Store): { entries: Entry[]; revision: number; start: number } {
     const t = decode(text, prefix);
-    const fresh = () => store.list(prefix);
-    const kept = t.rv === 0 || t.rv === store.revision ? fresh() : this.#kept(t.rv, prefix);
+    const kept = t.rv === 0 || t.rv === store.revision ? store.list(prefix) : this.#kept(t.rv, prefix, store);
     if (kept) return { ...kept, start: position(kept.entries, t.after) };
     throw new ApiError(
       'Expired',
@@ -81,8 +83,14 @@ export class Continuations {
     );
   }
 
-  #kept(revision: number, prefix: string): { entries: Entry[]; revision: number } | undefined {
+  #kept(revision: number, prefix: string, store: Store): { entries: Entry[]; revision: number } | undefined {
     const s = this.#snapshots.get(`${revision} ${prefix}`);
-    return s && { entries: s.entries, revision };
+    if (s) return { entries: s.entries, revision };
+    try {
+      return { entries: store.listAt(prefix, revision), revision };
+    } catch (e) {
+      if (e instanceof Compacted) return undefined;
+      throw e;
+    }
   }
 }

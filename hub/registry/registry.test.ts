@@ -606,13 +606,21 @@ describe('list', () => {
 
   it('answers 410 with a way on when the snapshot is gone', async () => {
     const q = { namespace: 'default', limit: 3 };
-    const first = registry.list(ctx(), K(configMaps), q);
-    await make({ metadata: { name: 'c31' } }, configMaps);
-    const other = new Registry({ store, clock: systemClock, log: silentLog });
+    const small = new MemoryStore({ stamp: stampResourceVersion, historyEvents: 1 });
+    await small.open();
+    const one = new Registry({ store: small, clock: systemClock, log: silentLog });
+    await one.bootstrap();
+    const add = (name: string) => one.create(ctx(), K(configMaps), 'default', { metadata: { name } });
+    for (const name of ['c0', 'c1', 'c2', 'c3', 'c4']) await add(name);
+    const first = one.list(ctx(), K(configMaps), q);
+    await add('c31');
+    await add('c32');
+    // Neither kept (by another's registry) nor in the store's history.
+    const other = new Registry({ store: small, clock: systemClock, log: silentLog });
     const e = await failure(() => other.list(ctx(), K(configMaps), { ...q, continue: first.continue }));
     expect(e.code).toBe(410);
     const token = (e.toStatus().metadata as { continue: string }).continue;
-    expect(names(other.list(ctx(), K(configMaps), { ...q, continue: token }))).toBe('c3 c31 c4');
+    expect(names(other.list(ctx(), K(configMaps), { ...q, continue: token }))).toBe('c3 c31 c32');
   });
 
   it('takes a revision for the one to show, or for the oldest one, as it was meant', async () => {
@@ -627,8 +635,19 @@ describe('list', () => {
     expect(names(list({ resourceVersion: now, resourceVersionMatch: 'Exact' }))).toContain('late');
     expect(names(list({ resourceVersion: now, limit: 99 }))).toContain('late');
     expect(names(list({ resourceVersion: '0', limit: 99 }))).toContain('late');
-    for (const q of [{ resourceVersionMatch: 'Exact' }, { limit: 2 }]) {
-      const e = await failure(() => list({ resourceVersion: old, ...q }));
+    for (const q of [{ resourceVersionMatch: 'Exact' }, { limit: 99 }]) {
+      const then = list({ resourceVersion: old, ...q });
+      expect(names(then)).not.toContain('late');
+      expect(then.resourceVersion).toBe(old);
+    }
+    const small = new MemoryStore({ stamp: stampResourceVersion, historyEvents: 2 });
+    await small.open();
+    const forgets = new Registry({ store: small, clock: systemClock, log: silentLog });
+    await forgets.bootstrap();
+    for (const q of [{ resourceVersionMatch: 'Exact' as const }, { limit: 2 }]) {
+      const e = await failure(() =>
+        forgets.list(ctx(), K(configMaps), { namespace: 'default', resourceVersion: '1', ...q }),
+      );
       expect(e.toStatus()).toMatchObject({
         code: 410,
         reason: 'Expired',
@@ -640,7 +659,7 @@ describe('list', () => {
     expect(get('0') && get(old) && get(now)).toBe('late');
     expect((await failure(() => get('999999'))).toStatus()).toMatchObject({
       code: 504,
-      message: `Too large resource version: 999999, current: ${now}`,
+      message: `Timeout: Too large resource version: 999999, current: ${now}`,
       details: { causes: [{ reason: 'ResourceVersionTooLarge' }] },
     });
     expect((await failure(() => get('x'))).code).toBe(400);
@@ -654,11 +673,140 @@ describe('list', () => {
     { resourceVersion: 'x' },
     { resourceVersionMatch: 'Exact' },
     { resourceVersion: '999999' },
-    { resourceVersion: '1', resourceVersionMatch: 'Exact' },
+    { resourceVersion: '1', resourceVersionMatch: 'Newest' },
   ])('refuses %j', async (q) => {
     const e = await failure(() => registry.list(ctx(), K(configMaps), q as object));
     expect(e.code).toBeLessThan(505);
     expect(e.code).not.toBe(500);
+  });
+});
+
+describe('history', () => {
+  const name = fc.constantFrom('a', 'b', 'c', 'd', 'e', 'f');
+  const write = fc.record({ put: fc.boolean(), name, app: fc.constantFrom('x', 'y') });
+  type Change = { put: boolean; name: string; app: string };
+
+  async function changing() {
+    const s = new MemoryStore({ stamp: stampResourceVersion });
+    await s.open();
+    const r = new Registry({ store: s, clock: systemClock, log: silentLog });
+    await r.bootstrap();
+    const change = async (w: Change) => {
+      const o = { metadata: { name: w.name, labels: { app: w.app } } };
+      try {
+        if (!w.put) await r.delete(ctx(), K(configMaps), key(w.name), {});
+        else await r.create(ctx(), K(configMaps), 'default', deepCopy(o));
+      } catch (e) {
+        if (!(e instanceof ApiError)) throw e;
+        if (w.put) await r.update(ctx(), K(configMaps), key(w.name), o);
+      }
+    };
+    return { r, change };
+  }
+
+  it('pages exactly the snapshot, whatever is written meanwhile', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(write, { maxLength: 12 }),
+        fc.array(write, { minLength: 1 }),
+        fc.integer({ min: 1, max: 4 }),
+        fc.constantFrom(undefined, 'app=x'),
+        async (before, meanwhile, limit, labelSelector) => {
+          const { r, change } = await changing();
+          for (const w of before) await change(w);
+          const query = { namespace: 'default', labelSelector };
+          const whole = r.list(ctx(), K(configMaps), query);
+          const paged: unknown[] = [];
+          let next: string | undefined;
+          for (let i = 0; i === 0 || next; i++) {
+            const page = r.list(ctx(), K(configMaps), { ...query, limit, continue: next });
+            expect(page.resourceVersion).toBe(whole.resourceVersion);
+            expect(page.items.length).toBeLessThanOrEqual(limit);
+            paged.push(...page.items);
+            next = page.continue;
+            await change(meanwhile[i % meanwhile.length]!);
+          }
+          expect(paged).toEqual(whole.items);
+        },
+      ),
+      { numRuns: 60 },
+    );
+  });
+
+  it('lists at any revision what a watch from there turns into every later list', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(write, { minLength: 1, maxLength: 15 }),
+        fc.nat(),
+        fc.nat(),
+        async (writes, i, j) => {
+          const { r, change } = await changing();
+          const revisions = [r.resourceVersion];
+          for (const w of writes) {
+            await change(w);
+            revisions.push(r.resourceVersion);
+          }
+          const [from, to] = [i % revisions.length, j % revisions.length].sort((a, b) => a - b) as [
+            number,
+            number,
+          ];
+          const at = (n: number, selector?: string) =>
+            r.list(ctx(), K(configMaps), {
+              namespace: 'default',
+              labelSelector: selector,
+              resourceVersion: revisions[n]!,
+              resourceVersionMatch: 'Exact',
+            });
+          for (const selector of [undefined, 'app=x']) {
+            const state = new Map(at(from, selector).items.map((o) => [o.metadata?.name, o as AnyObject]));
+            const watch = r.watch(ctx(), K(configMaps), {
+              namespace: 'default',
+              labelSelector: selector,
+              resourceVersion: revisions[from]!,
+            });
+            const events = watch[Symbol.asyncIterator]();
+            const want = at(to, selector).items;
+            const end = Number(revisions[to]);
+            // As many as there are: those of the selector up to the end.
+            for (;;) {
+              const next = await Promise.race([
+                events.next(),
+                new Promise<undefined>((resolve) => setImmediate(() => setImmediate(resolve, undefined))),
+              ]);
+              if (!next || next.done) break;
+              const o = next.value.object;
+              if (Number(o.metadata?.resourceVersion) > end) break;
+              if (next.value.type === 'DELETED') state.delete(o.metadata?.name);
+              else state.set(o.metadata?.name, o as AnyObject);
+            }
+            watch.close();
+            expect([...state.keys()].sort()).toEqual(want.map((o) => o.metadata?.name));
+            for (const o of want) expect(state.get(o.metadata?.name)).toEqual(o);
+          }
+        },
+      ),
+      { numRuns: 60 },
+    );
+  });
+
+  it('closes the watches of a kind that goes', async () => {
+    const { r } = await changing();
+    const custom = {
+      ...K(configMaps),
+      group: 'x.example',
+      custom: { view: (o: AnyObject) => o },
+    } as unknown as Kind;
+    const kept = { ...custom, plural: 'others' } as Kind;
+    r.setCustomKinds([custom, kept]);
+    const gone = r.watch(ctx(), custom, {})[Symbol.asyncIterator]();
+    const stays = r.watch(ctx(), kept, {});
+    const next = gone.next();
+    r.setCustomKinds([kept]);
+    expect(await next).toEqual({ done: true, value: undefined });
+    const waits = stays[Symbol.asyncIterator]().next();
+    const idle = new Promise((resolve) => setImmediate(resolve, 'open'));
+    expect(await Promise.race([waits, idle])).toBe('open');
+    stays.close();
   });
 });
 

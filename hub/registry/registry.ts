@@ -135,6 +135,8 @@ export class Registry implements RegistryVerbs {
   /** Copies with a resourceVersion for values of a store that does not stamp. */
   readonly #stamped = new WeakMap<object, AnyObject>();
   readonly #continuations: Continuations;
+  /** Watches of kinds that may go. */
+  readonly #customWatchers = new Map<KindWatcher, Kind>();
   /** What admission reads. */
   readonly #world: World = {
     get: (kind, key) => {
@@ -180,6 +182,8 @@ export class Registry implements RegistryVerbs {
     this.#byPath.clear();
     for (const k of this.kinds) this.#byPath.set(`${k.group}/${k.version}/${k.plural}`, k);
     for (const listener of this.#kindListeners) listener();
+    const served = new Set(this.kinds);
+    for (const [watcher, kind] of this.#customWatchers) if (!served.has(kind)) watcher.close();
   }
 
   onKinds(listener: () => void): void {
@@ -205,13 +209,7 @@ export class Registry implements RegistryVerbs {
   list(_ctx: RequestContext, kind: Kind, query: ListQuery): ListResult {
     const filter = this.#filter(kind, query);
     const prefix = this.#prefix(kind, query.namespace);
-    if (query.continue) {
-      if (query.resourceVersion && query.resourceVersion !== '0')
-        throw badRequest('specifying resource version is not allowed when using continue');
-    } else this.#checkListVersion(query);
-    const { entries, revision, start } = query.continue
-      ? this.#continuations.resume(query.continue, prefix, this.#store)
-      : { ...this.#store.list(prefix), start: 0 };
+    const { entries, revision, start } = this.#snapshot(prefix, query);
     const limit = positive(query.limit, 'limit');
     const all = filter.labels.length === 0 && filter.fields.length === 0;
     const items: AnyObject[] = [];
@@ -231,25 +229,35 @@ export class Registry implements RegistryVerbs {
     };
   }
 
-  #checkListVersion(query: ListQuery): void {
+  /** What a list is made from, at the revision that it asks for. */
+  #snapshot(prefix: string, query: ListQuery): { entries: Entry[]; revision: number; start: number } {
     const { resourceVersion: rv, resourceVersionMatch: match } = query;
+    if (query.continue) {
+      if (rv && rv !== '0')
+        throw badRequest('specifying resource version is not allowed when using continue');
+      return this.#continuations.resume(query.continue, prefix, this.#store);
+    }
     if (match && !rv)
       throw badRequest('resourceVersionMatch is forbidden unless resourceVersion is provided');
     if (match && match !== 'Exact' && match !== 'NotOlderThan')
-      throw badRequest(`resourceVersionMatch: Unsupported value: ${JSON.stringify(match)}`);
-    if (!rv) return;
-    const revision = parseRevision(rv);
+      throw badRequest(`unknown ResourceVersionMatch value: ${match}`);
+    const revision = rv ? parseRevision(rv) : 0;
     this.#notFromTheFuture(revision);
     // A page of a list at a revision means that one, for clients older than resourceVersionMatch.
     const exact = match === 'Exact' || (!match && query.limit && revision > 0);
-    if (exact && revision !== this.#store.revision)
+    if (!exact || revision === this.#store.revision) return { ...this.#store.list(prefix), start: 0 };
+    try {
+      return { entries: this.#store.listAt(prefix, revision), revision, start: 0 };
+    } catch (e) {
+      if (!(e instanceof Compacted)) throw e;
       throw new ApiError('Expired', 'The resourceVersion for the provided list is too old.');
+    }
   }
 
   #notFromTheFuture(revision: number): void {
     const now = this.#store.revision;
     if (revision > now)
-      throw new ApiError('Timeout', `Too large resource version: ${revision}, current: ${now}`, {
+      throw new ApiError('Timeout', `Timeout: Too large resource version: ${revision}, current: ${now}`, {
         causes: [{ reason: 'ResourceVersionTooLarge', message: 'Too large resource version' }],
         retryAfterSeconds: 1,
       });
@@ -257,7 +265,7 @@ export class Registry implements RegistryVerbs {
 
   watch(_ctx: RequestContext, kind: Kind, query: WatchQuery): Watcher<Frozen<AnyObject>> {
     const filter = this.#filter(kind, query);
-    const prefix = this.#prefix(kind, query.namespace);
+    const prefix = this.#prefix(kind, query.namespace) + this.#onlyName(kind, query.namespace, filter);
     const { resourceVersion: rv } = query;
     const fromNow = query.sendInitialEvents ?? (rv === undefined || rv === '' || rv === '0');
     let initial: AnyObject[] | undefined;
@@ -272,7 +280,7 @@ export class Registry implements RegistryVerbs {
       }
       from = revision;
     } else from = rv ? parseRevision(rv) : this.#store.revision;
-    return new KindWatcher({
+    const watcher = new KindWatcher({
       source: this.#store.watch(prefix, from),
       initial,
       initialRevision: from,
@@ -283,7 +291,16 @@ export class Registry implements RegistryVerbs {
       clock: this.#clock,
       matches: (o) => this.#matches(kind, filter, o),
       give: (e) => this.#give(e, kind),
+      ended: () => this.#customWatchers.delete(watcher),
     });
+    if (kind.custom) this.#customWatchers.set(watcher, kind);
+    return watcher;
+  }
+
+  /** A watch of one object looks at what begins with its key alone. */
+  #onlyName(kind: Kind, namespace: string | undefined, { fields }: Filter): string {
+    if (kind.namespaced && !namespace) return '';
+    return fields.find((t) => t.field === 'metadata.name' && t.equal)?.value ?? '';
   }
 
   // ---- writing
@@ -1343,7 +1360,9 @@ function positive(n: number | undefined, what: string): number {
 
 function parseRevision(rv: string): number {
   if (!/^\d{1,15}$/.test(rv))
-    throw badRequest(`Invalid value: ${JSON.stringify(rv)}: resourceVersion: must be a whole number`);
+    throw badRequest(
+      `invalid resource version: resourceVersion: Invalid value: ${JSON.stringify(rv.slice(0, 64))}: strconv.ParseUint: parsing ${JSON.stringify(rv.slice(0, 64))}: invalid syntax`,
+    );
   return Number(rv);
 }
 

@@ -22,6 +22,8 @@ interface KindWatch {
   clock: Clock;
   matches(o: AnyObject): boolean;
   give(e: Entry): AnyObject;
+  /** Called once, when nothing more is to come. */
+  ended(): void;
 }
 
 /** One copy per deletion for all watchers: the last state, with the revision of the deletion. */
@@ -103,6 +105,7 @@ export class KindWatcher implements Watcher<Frozen<AnyObject>>, AsyncIterator<Ev
     if (this.#done) return;
     this.#done = true;
     this.#stopTimer?.();
+    this.#w.ended();
     this.#w.source.close();
     this.#initial = [];
     this.#waiting?.resolve({ done: true, value: undefined });

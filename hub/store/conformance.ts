@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { Change, Driver } from './driver.js';
 import { DriverStore } from './driver-store.js';
-import { type Entry, RevisionConflict, type StoreEvent, type StoreWatch } from './store.js';
+import { Compacted, type Entry, RevisionConflict, type StoreEvent, type StoreWatch } from './store.js';
 
 export interface DriverUnderTest {
   /** A driver over the same data each time it is called; new data per harness. */
@@ -74,7 +74,13 @@ async function modelRun(makeDriver: () => Driver, ops: Op[]): Promise<void> {
   let revision = 0;
   let watch = store.watch('/p', 0);
   let expected: [string, string, number][] = [];
+  /** Lists by the revision at which they were right, from when the store was opened. */
+  let past = new Map<number, readonly Entry[]>([[0, []]]);
   const check = () => {
+    past.set(revision, store.list('/p').entries);
+    for (const [at, entries] of past) expect(store.listAt('/p', at)).toEqual(entries);
+    expect(() => store.listAt('/p', revision + 1)).toThrow(Compacted);
+    expect(() => store.listAt('/p', Math.min(...past.keys()) - 1)).toThrow(Compacted);
     expect(store.revision).toBe(revision);
     for (const prefix of ['/', '/p', '/p/', '/q/', '/zzz']) {
       const want = [...model].filter(([k]) => k.startsWith(prefix)).sort(([a], [b]) => (a < b ? -1 : 1));
@@ -95,6 +101,7 @@ async function modelRun(makeDriver: () => Driver, ops: Op[]): Promise<void> {
       store = new DriverStore(driver, { batchChanges: 3 });
       await store.open();
       watch = store.watch('/p', revision);
+      past = new Map();
     } else if (o.op === 'watch') {
       await drain();
       watch.close();

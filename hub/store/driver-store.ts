@@ -155,6 +155,15 @@ export class DriverStore implements Store {
     return { entries: this.#index.list(prefix), revision: this.#revision };
   }
 
+  listAt(prefix: string, revision: number): Entry[] {
+    const before = this.#window.before(prefix, revision);
+    const now = this.#index.list(prefix);
+    if (before.size === 0) return now;
+    const entries = now.filter((e) => !before.has(e.key));
+    for (const e of before.values()) if (e) entries.push(e);
+    return entries.sort((a, b) => (a.key < b.key ? -1 : 1));
+  }
+
   watch(prefix: string, fromRevision: number): StoreWatch {
     return this.#window.watch(prefix, fromRevision);
   }

@@ -70,6 +70,8 @@ export interface Store {
   get(key: string): Entry | undefined;
   /** Entries under the prefix in key order, with the revision they were read at. Synchronous: a consistent snapshot. */
   list(prefix: string): { entries: Entry[]; revision: number };
+  /** The same as it was at an earlier revision. Throws Compacted when the store does not remember that (or has not come to it yet). */
+  listAt(prefix: string, revision: number): Entry[];
   /**
    * Resolve once durable (fsync'ed). Visible to readers and watchers only then. Reject with RevisionConflict.
    * `value` belongs to the store from the call on: it is stamped and frozen in place, not copied. Parts of it may be

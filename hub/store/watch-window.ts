@@ -1,4 +1,4 @@
-import { Compacted, type StoreEvent, type StoreWatch } from './store.js';
+import { Compacted, type Entry, type StoreEvent, type StoreWatch } from './store.js';
 
 export interface WindowLimits {
   /** Events remembered for watchers that start in the past. */
@@ -60,21 +60,37 @@ export class WatchWindow {
         if (group?.delete(watcher) && group.size === 0) this.#groups.delete(prefix);
       },
     });
-    if (fromRevision < this.#oldest || fromRevision > this.#revision) {
+    if (!this.#remembers(fromRevision)) {
       watcher.fail(new Compacted(fromRevision, this.#oldest));
       return watcher;
     }
-    // Revisions are consecutive, so the place of the first event after `fromRevision` follows from its number.
-    const behind = this.#revision - fromRevision;
-    for (let i = this.#history.length - behind; i < this.#history.length; i++) {
-      const { event } = this.#history[i]!;
-      // What is remembered is bounded already, so a late start cannot overflow: only what comes after counts.
-      if (event.key.startsWith(prefix)) watcher.preload(event);
-    }
+    // What is remembered is bounded already, so a late start cannot overflow: only what comes after counts.
+    for (const event of this.#since(prefix, fromRevision)) watcher.preload(event);
     const group = this.#groups.get(prefix);
     if (group) group.add(watcher);
     else this.#groups.set(prefix, new Set([watcher]));
     return watcher;
+  }
+
+  /** What each key that has changed since `revision` was then; undefined where there was nothing. Throws Compacted. */
+  before(prefix: string, revision: number): Map<string, Entry | undefined> {
+    if (!this.#remembers(revision)) throw new Compacted(revision, this.#oldest);
+    const before = new Map<string, Entry | undefined>();
+    for (const { key, previous } of this.#since(prefix, revision))
+      if (!before.has(key)) before.set(key, previous);
+    return before;
+  }
+
+  #remembers(revision: number): boolean {
+    return revision >= this.#oldest && revision <= this.#revision;
+  }
+
+  *#since(prefix: string, revision: number): Generator<StoreEvent> {
+    // Revisions are consecutive, so the place of the first event after `revision` follows from its number.
+    for (let i = this.#history.length - (this.#revision - revision); i < this.#history.length; i++) {
+      const { event } = this.#history[i]!;
+      if (event.key.startsWith(prefix)) yield event;
+    }
   }
 
   /** Ends every watch. */

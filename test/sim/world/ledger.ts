@@ -96,6 +96,7 @@ export class LedgerStore implements Store {
   }
   get = (key: string) => this.inner.get(key);
   list = (prefix: string) => this.inner.list(prefix);
+  listAt = (prefix: string, revision: number) => this.inner.listAt(prefix, revision);
   watch = (prefix: string, from: number): StoreWatch => this.inner.watch(prefix, from);
 
   create = (key: string, value: object) => this.#write(key, value, () => this.inner.create(key, value));
