@@ -6,10 +6,13 @@ import { endpointSlices, endpoints } from './endpoints.js';
 import { events } from './event.js';
 import type { Kind } from './kind.js';
 import { leases } from './lease.js';
+import { limitRanges } from './limitrange.js';
 import { namespaces } from './namespace.js';
 import { nodes } from './node.js';
 import { pods } from './pod.js';
+import { priorityClasses } from './priorityclass.js';
 import { clusterRoleBindings, clusterRoles, roleBindings, roles } from './rbac.js';
+import { resourceQuotas } from './resourcequota.js';
 import {
   localSubjectAccessReviews,
   selfSubjectAccessReviews,
@@ -35,11 +38,14 @@ export {
   endpoints,
   events,
   leases,
+  limitRanges,
   localSubjectAccessReviews,
   namespaces,
   nodes,
   pods,
+  priorityClasses,
   replicaSets,
+  resourceQuotas,
   roleBindings,
   roles,
   runtimeClasses,
@@ -65,6 +71,9 @@ export const allKinds: readonly Kind[] = [
   endpoints,
   events,
   leases,
+  limitRanges,
+  resourceQuotas,
+  priorityClasses,
   runtimeClasses,
   deployments,
   replicaSets,

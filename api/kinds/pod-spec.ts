@@ -38,6 +38,7 @@ import { validateLabels } from '../meta/object-meta.js';
 import { compareQuantity } from '../meta/quantity.js';
 import { validateSelector } from '../meta/selector.js';
 import type { FieldError } from './kind.js';
+import { containerResourceName } from './resource-names.js';
 
 type Errors = FieldError[];
 
@@ -429,21 +430,12 @@ function validateMounts(
   });
 }
 
-const STANDARD_RESOURCES = ['cpu', 'memory', 'ephemeral-storage'];
-
-function resourceName(name: string, at: string): Errors {
-  const wrong = qualifiedName(name).map((e) => invalid(at, name, e));
-  if (wrong.length || name.includes('/')) return wrong;
-  if (STANDARD_RESOURCES.includes(name) || name.startsWith('hugepages-')) return [];
-  return [invalid(at, name, 'must be a standard resource for containers')];
-}
-
 function validateResources(r: ResourceRequirements | undefined, at: string): Errors {
   const errors: Errors = [];
   for (const list of ['limits', 'requests'] as const)
     for (const [name, amount] of Object.entries(r?.[list] ?? {})) {
       const f = `${at}.${list}`;
-      errors.push(...resourceName(name, f));
+      errors.push(...containerResourceName(name, f));
       if (compareQuantity(amount, '0') < 0)
         errors.push(invalid(`${f}[${name}]`, amount, 'must be greater than or equal to 0'));
     }

@@ -6,11 +6,13 @@ import {
   allKinds,
   namespaces,
   pods,
+  priorityClasses,
   runtimeClasses,
   serviceAccounts,
   services,
 } from '../../api/kinds/index.js';
 import { apiVersionOf, type CustomParts, type FieldError, type Kind } from '../../api/kinds/kind.js';
+import { SYSTEM_PRIORITIES } from '../../api/kinds/priorityclass.js';
 import { decode, schemaNamed, schemaOf } from '../../api/kinds/schema.js';
 import type { Log } from '../../api/log.js';
 import {
@@ -1336,6 +1338,8 @@ export class Registry implements RegistryVerbs {
     };
     for (const name of ['default', 'kube-system', 'kube-public', 'kube-node-lease'])
       await ensure(() => client.create(namespaces, { metadata: { name } } as Namespace));
+    for (const { name, ...rest } of SYSTEM_PRIORITIES)
+      await ensure(() => client.create(priorityClasses, { metadata: { name }, ...rest }));
     for (const name of ['oci', 'wasm', 'wasmtime'])
       await ensure(() => client.create(runtimeClasses, { metadata: { name }, handler: name }));
   }

@@ -1,5 +1,6 @@
 import type { Clock } from '../../../api/clock.js';
 import type { Log } from '../../../api/log.js';
+import { limitRanger } from './limitranger.js';
 import { namespaceLifecycle } from './namespacelifecycle.js';
 import type { Plugin } from './plugin.js';
 import { podSecurity } from './podsecurity/podsecurity.js';
@@ -19,6 +20,7 @@ export interface AdmissionParts {
  */
 export const plugins = (_parts: AdmissionParts): readonly Plugin[] => [
   namespaceLifecycle,
+  limitRanger,
   serviceAccount,
   podSecurity(),
   priority,
