@@ -23,6 +23,7 @@ import {
 } from './reviews.js';
 import { runtimeClasses } from './runtimeclass.js';
 import { services } from './service.js';
+import { statefulSets } from './statefulset.js';
 import { deployments, replicaSets } from './workloads.js';
 
 export {
@@ -55,6 +56,7 @@ export {
   selfSubjectRulesReviews,
   serviceAccounts,
   services,
+  statefulSets,
   subjectAccessReviews,
   tokenReviews,
 };
@@ -78,6 +80,7 @@ export const allKinds: readonly Kind[] = [
   deployments,
   replicaSets,
   daemonSets,
+  statefulSets,
   controllerRevisions,
   endpointSlices,
   roles,

@@ -20,7 +20,8 @@ type Selecting = KubeObject & { spec?: { selector?: unknown } };
 /**
  * Which of the candidates are the owner's: it takes orphans that its selector matches and lets go of those that it no
  * longer matches (Kubernetes' ControllerRefManager). `owned`: those with a controller reference to it; `orphans`:
- * those without any, of its namespace.
+ * those without any, of its namespace. `member`: what else must hold of one that is its; `selector`: where that is not
+ * `spec.selector`.
  */
 export async function claim<O extends Selecting, T extends KubeObject>(
   client: Client,
@@ -29,11 +30,15 @@ export async function claim<O extends Selecting, T extends KubeObject>(
   kind: Kind<T>,
   owned: readonly Frozen<T>[],
   orphans: readonly Frozen<T>[],
+  {
+    member = () => true,
+    selector = (owner as { spec?: { selector?: object } }).spec?.selector,
+  }: { member?: (o: Frozen<T>) => boolean; selector?: object } = {},
 ): Promise<Frozen<T>[]> {
   const me = (owner as Frozen<KubeObject>).metadata!;
-  const selector = (owner as { spec?: { selector?: object } }).spec?.selector;
   const meta = (o: Frozen<T>) => (o as Frozen<KubeObject>).metadata!;
-  const fits = (o: Frozen<T>) => matchesSelector(selector as never, meta(o).labels as Record<string, string>);
+  const fits = (o: Frozen<T>) =>
+    matchesSelector(selector as never, meta(o).labels as Record<string, string>) && member(o);
   const mine: Frozen<T>[] = [];
   const change = async (o: Frozen<T>, ownerReferences: unknown[]): Promise<Frozen<T> | undefined> => {
     try {

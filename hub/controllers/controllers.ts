@@ -1,5 +1,5 @@
 import type { Clock } from '../../api/clock.js';
-import { daemonSets } from '../../api/kinds/index.js';
+import { daemonSets, statefulSets } from '../../api/kinds/index.js';
 import type { Kind } from '../../api/kinds/kind.js';
 import type { Log } from '../../api/log.js';
 import type { Authorizer } from '../auth/attributes.js';
@@ -44,6 +44,7 @@ type Lazy = readonly [kinds: readonly Kind<never>[], load: () => Promise<LoopFac
 /** Loops that a hub only needs once there is an object for them. */
 const LAZY: Readonly<Record<string, Lazy>> = {
   daemonset: [[daemonSets as never], async () => (await import('./daemonset.js')).daemonSetLoop],
+  statefulset: [[statefulSets as never], async () => (await import('./statefulset.js')).statefulSetLoop],
 };
 
 /** All control loops of the hub. */
