@@ -28,6 +28,10 @@ export const HUB_FLAGS: Record<string, Flag> = {
   },
   'mqtt-port': { value: 'P', default: '8883', help: 'TLS port of the embedded broker; 0 picks one' },
   broker: { value: 'URL', help: 'use this broker, e.g. mqtts://broker:8883, and start none' },
+  'disable-admission-plugins': {
+    value: 'NAMES',
+    help: 'admission plugins to leave out, separated by commas, e.g. ServiceAccount',
+  },
   store: { value: 'KIND', default: 'nedb', help: 'nedb (on disk) or memory (lost at exit)' },
 };
 
@@ -54,6 +58,7 @@ export function hubOptions(flags: Flags): HubOptions {
     lastPorts: { api: Number(remembered['api-port'] ?? 0), mqtt: Number(remembered['mqtt-port'] ?? 0) },
     broker,
     store,
+    disabledAdmission: (flags.text('disable-admission-plugins') ?? '').split(',').filter(Boolean),
     clock: systemClock,
     log: createLogger({ name: 'hub' }),
   };

@@ -41,6 +41,8 @@ export interface HubOptions {
   /** `mqtts://host[:port]` of an external broker; absent: the embedded one. */
   broker?: string;
   store: 'nedb' | 'memory';
+  /** Admission plugins that are left out, by Kubernetes' names. */
+  disabledAdmission?: readonly string[];
   clock: Clock;
   log: Log;
 }
@@ -102,7 +104,8 @@ export class Hub {
     this.#running.push({ stop: () => store.close() });
 
     const pki = await createPki(dataDir, { hosts: [at], clock, log: log.child({ room: 'pki' }) });
-    const registry = new Registry({ store, clock, log: log.child({ room: 'registry' }) });
+    const { disabledAdmission } = this.options;
+    const registry = new Registry({ store, clock, log: log.child({ room: 'registry' }), disabledAdmission });
     await registry.bootstrap();
     const client = registry.client();
     // Before anything serves or watches kinds.

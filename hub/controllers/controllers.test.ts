@@ -541,6 +541,21 @@ describe('nodes', () => {
     expect(await taintsOf(c)).toEqual(['mine:NoSchedule']);
   });
 
+  it('that nobody ever reports for are unknown after a minute', async () => {
+    const c = await cluster({ nodes: 0 });
+    await c.client.create(nodes, { metadata: { name: 'pi1' } });
+    const conditions = async () => (await c.client.get(nodes, { name: 'pi1' })).status?.conditions ?? [];
+    await c.run(59_000);
+    expect(await conditions()).toEqual([]);
+    await c.run(2_000);
+    expect((await conditions()).map((x) => `${x.type}=${x.status} ${x.reason}`)).toEqual(
+      ['MemoryPressure', 'DiskPressure', 'PIDPressure', 'Ready'].map(
+        (type) => `${type}=Unknown NodeStatusNeverUpdated`,
+      ),
+    );
+    expect(await taintsOf(c)).toContain('node.kubernetes.io/unreachable:NoExecute');
+  });
+
   it('a lost link evicts only pods that ask for it, after their time', async () => {
     const c = await cluster({ nodes: 1 });
     const patient = aPod('patient');

@@ -16,6 +16,7 @@ import { garbageLoop } from './garbage.js';
 import { type Loading, lazily } from './lazy.js';
 import type { Context, LoopFactory, Reconcile } from './loop.js';
 import { namespaceLoop } from './namespace.js';
+import { nodeStatusLoop } from './nodestatus.js';
 import { nodeTaintsLoop } from './nodetaints.js';
 import { podGcLoop } from './podgc.js';
 import { replicaSetLoop } from './replicaset.js';
@@ -61,6 +62,7 @@ export class Controllers {
       garbage: garbageLoop(o.kinds),
       namespace: namespaceLoop(o.kinds),
       serviceaccount: serviceAccountLoop(o.caPem),
+      nodestatus: nodeStatusLoop,
       nodetaints: nodeTaintsLoop,
       eviction: evictionLoop,
       podgc: podGcLoop(o.keepEndedPods ?? 500),

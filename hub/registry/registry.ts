@@ -38,7 +38,7 @@ import type { Client, DeleteOptions, Frozen, Watcher } from '../client.js';
 import { Compacted, type Entry, RevisionConflict, type Store } from '../store/store.js';
 import { AdmissionChain } from './admission/chain.js';
 import { type OptionsKind, Request, type Target, type World } from './admission/plugin.js';
-import { plugins } from './admission/plugins.js';
+import { plugins, without } from './admission/plugins.js';
 import type { Allocator, Claim } from './allocator.js';
 import {
   type Answer,
@@ -106,6 +106,8 @@ export interface RegistryOptions {
   log: Log;
   /** Where Services get their addresses from. Default {@link SERVICE_NETWORK}. */
   serviceNetwork?: string;
+  /** Admission plugins that are left out, by name. Throws at construction for a name that no plugin has. */
+  disabledAdmission?: readonly string[];
 }
 
 export const SERVICE_NETWORK = '10.96.0.0/16';
@@ -165,12 +167,18 @@ export class Registry implements RegistryVerbs {
   /** What plugins listed, until one of the kind changes. */
   readonly #lists = new Map<Kind, Map<string, readonly AnyObject[]>>();
 
-  constructor({ store, clock, log, serviceNetwork: network = SERVICE_NETWORK }: RegistryOptions) {
+  constructor({
+    store,
+    clock,
+    log,
+    serviceNetwork: network = SERVICE_NETWORK,
+    disabledAdmission = [],
+  }: RegistryOptions) {
     this.#store = store;
     this.#clock = clock;
     this.#log = log;
     this.#continuations = new Continuations(clock);
-    this.#admission = new AdmissionChain(plugins({ clock, log }), this.#world);
+    this.#admission = new AdmissionChain(without(plugins({ clock, log }), disabledAdmission), this.#world);
     this.setCustomKinds([]);
     const kind = services as unknown as Kind;
     const all = () => store.list(this.#prefix(kind)).entries.map((e) => e.value as Service);

@@ -26,3 +26,13 @@ export const plugins = (_parts: AdmissionParts): readonly Plugin[] => [
   priority,
   runtimeClass,
 ];
+
+/** The chain less those that the operator does not want. Throws for a name that none has. */
+export function without(chain: readonly Plugin[], names: readonly string[]): readonly Plugin[] {
+  const unknown = names.find((n) => !chain.some((p) => p.name === n));
+  if (unknown !== undefined)
+    throw new Error(
+      `admission plugin ${JSON.stringify(unknown)} is unknown: there are ${chain.map((p) => p.name).join(', ')}`,
+    );
+  return chain.filter((p) => !names.includes(p.name));
+}
