@@ -69,6 +69,8 @@ export interface Kind<T extends KubeObject = AnyObject> {
   readonly status: boolean;
   /** Subresources besides `status` through which part of the status is written, e.g. `approval`. */
   readonly statusDoors?: readonly string[];
+  /** Subresources through which one member of the spec is written, and which, e.g. `ephemeralcontainers`. */
+  readonly specDoors?: Readonly<Record<string, string>>;
   /** JSON paths for the `scale` subresource. */
   readonly scale?: { specReplicas: string; statusReplicas: string; labelSelector?: string };
   /** Field selector label → value; `metadata.name` and `metadata.namespace` are always there. */
@@ -105,7 +107,8 @@ export interface Kind<T extends KubeObject = AnyObject> {
   warnings?(o: T): string[];
   /** `old` is there on updates. */
   validate?(o: T, old?: T): FieldError[];
-  validateUpdate?(o: T, old: T): FieldError[];
+  /** `door` is one of `specDoors`; absent: a write of the whole. */
+  validateUpdate?(o: T, old: T, door?: string): FieldError[];
   /** What is wrong with a status that is written through `door`. */
   validateStatus?(o: T, old: T, door: string): FieldError[];
 }

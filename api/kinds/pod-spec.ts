@@ -37,6 +37,7 @@ import {
 import { validateLabels } from '../meta/object-meta.js';
 import { compareQuantity } from '../meta/quantity.js';
 import { validateSelector } from '../meta/selector.js';
+import { validateEphemeralContainers } from './ephemeral.js';
 import type { FieldError } from './kind.js';
 import { containerResourceName } from './resource-names.js';
 
@@ -665,8 +666,8 @@ export function validatePodSpec(spec: PodSpec | undefined, at: string): Errors {
   if (!spec.containers?.length) errors.push(required(`${at}.containers`));
   errors.push(...each(spec.containers, `${at}.containers`, container(false)));
   errors.push(...each(spec.initContainers, `${at}.initContainers`, container(true)));
-  if (spec.ephemeralContainers?.length)
-    errors.push(forbidden(`${at}.ephemeralContainers`, 'ephemeral containers are not served'));
+  const ephemeral = (c: Container, f: string) => validateContainer(c, f, volumes, host, false);
+  errors.push(...validateEphemeralContainers(spec, `${at}.ephemeralContainers`, ephemeral));
   errors.push(...hostPortConflicts(spec.containers, `${at}.containers`));
   errors.push(...oneOf(spec.restartPolicy, `${at}.restartPolicy`, RESTART_POLICIES));
   errors.push(...oneOf(spec.dnsPolicy, `${at}.dnsPolicy`, DNS_POLICIES));

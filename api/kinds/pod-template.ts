@@ -30,6 +30,9 @@ export const validateTemplate = (template: PodTemplateSpec | undefined, at: stri
   ...validateLabels(template?.metadata?.labels, `${at}.labels`),
   ...validateAnnotations(template?.metadata?.annotations, `${at}.annotations`),
   ...validatePodSpec(template?.spec, `${at}.spec`),
+  ...(template?.spec?.ephemeralContainers?.length
+    ? [forbidden(`${at}.spec.ephemeralContainers`, 'ephemeral containers not allowed in pod template')]
+    : []),
 ];
 
 /** The selector is there, means something and matches the template. */

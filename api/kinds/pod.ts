@@ -3,6 +3,7 @@ import { humanDuration } from '../meta/duration.js';
 import { forbidden, invalid } from '../meta/field-errors.js';
 import { deepEqual } from '../meta/json.js';
 import { ageColumn, column, nameColumn } from './columns.js';
+import { EPHEMERAL_DOOR, validateEphemeralUpdate } from './ephemeral.js';
 import type { FieldError, Kind } from './kind.js';
 import { containersOf, defaultPodSpec, validatePodSpec } from './pod-spec.js';
 import { qosClassOf } from './qos.js';
@@ -254,6 +255,13 @@ export const pods: Kind<Pod> = {
   prepareForCreate(o) {
     (o as { status: Pod['status'] }).status = { phase: 'Pending', qosClass: qosClassOf(o) };
   },
-  validate: (o) => validatePodSpec(o.spec, 'spec'),
-  validateUpdate: validatePodUpdate,
+  specDoors: { [EPHEMERAL_DOOR]: 'ephemeralContainers' },
+  validate(o, old) {
+    const errors = validatePodSpec(o.spec, 'spec');
+    if (!old && o.spec?.ephemeralContainers?.length)
+      errors.push(forbidden('spec.ephemeralContainers', 'cannot be set on create'));
+    return errors;
+  },
+  validateUpdate: (o, old, door) =>
+    door === EPHEMERAL_DOOR ? validateEphemeralUpdate(o, old) : validatePodUpdate(o, old),
 };

@@ -30,7 +30,12 @@ export function nodeStatusLoop(ctx: Context, keys: Keys): Reconcile {
       }),
     );
     await ifThere(
-      ctx.client.patch(nodes, { name }, { metadata: { uid, resourceVersion }, status: { conditions } }, 'status'),
+      ctx.client.patch(
+        nodes,
+        { name },
+        { metadata: { uid, resourceVersion }, status: { conditions } },
+        'status',
+      ),
     );
   };
 }

@@ -33,7 +33,8 @@ export function subresourcesOf(k: Kind): Subresource[] {
       kind: 'TokenRequest',
     });
   if (k.scale) out.push({ name: 'scale', verbs: PART, group: 'autoscaling', version: 'v1', kind: 'Scale' });
-  for (const name of k.statusDoors ?? []) out.push({ name, verbs: PART });
+  for (const name of [...(k.statusDoors ?? []), ...Object.keys(k.specDoors ?? {})])
+    out.push({ name, verbs: PART });
   if (k.status) out.push({ name: 'status', verbs: PART });
   return out;
 }

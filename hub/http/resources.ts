@@ -262,6 +262,7 @@ function operationsOf({ kind, name, subresource }: Target): Readonly<Record<stri
   if (subresource === 'status' && kind.status) return PART;
   if (subresource === 'scale' && kind.scale) return PART;
   if (kind.statusDoors?.includes(subresource)) return PART;
+  if (kind.specDoors && Object.hasOwn(kind.specDoors, subresource)) return PART;
   if (kind.group === '') {
     if (kind.plural === 'namespaces' && subresource === 'finalize') return { PUT: ITEM['PUT']! };
     if (kind.plural === 'serviceaccounts' && subresource === 'token')

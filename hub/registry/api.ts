@@ -50,7 +50,7 @@ export interface GuardedWrite {
 /** Throws when who writes may not write this; asked on every write, after validation. */
 export type Guard = (ctx: RequestContext, write: GuardedWrite) => void;
 
-export type Subresource = 'status' | 'scale' | 'finalize' | 'approval';
+export type Subresource = 'status' | 'scale' | 'finalize' | 'approval' | 'ephemeralcontainers';
 
 /** `namespace` absent on a namespaced kind: all namespaces. */
 export interface ListQuery extends ListOptions {

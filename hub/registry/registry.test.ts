@@ -547,6 +547,72 @@ describe('eviction', () => {
   });
 });
 
+describe('ephemeral containers', () => {
+  const door = 'ephemeralcontainers';
+  const key = { namespace: 'default', name: 'web' };
+  const add = (containers: object[], over?: Partial<RequestContext>) =>
+    registry.patch(
+      ctx(over),
+      K(pods),
+      key,
+      PATCH_TYPES.strategic,
+      { metadata: { labels: { other: 'thing' } }, spec: { ephemeralContainers: containers } },
+      door,
+    );
+  beforeEach(() => registry.create(ctx(), K(pods), 'default', pod('web')));
+
+  it('come through their own door, which changes nothing else, and stay', async () => {
+    const after = (await add([{ name: 'debug', image: 'busybox' }])) as any;
+    expect(after.spec.ephemeralContainers).toMatchObject([{ name: 'debug', imagePullPolicy: 'Always' }]);
+    expect(after.metadata.labels).toBeUndefined();
+    await add([{ name: 'more', image: 'busybox', targetContainerName: 'main' }]);
+    const now = registry.get(ctx(), K(pods), key) as any;
+    expect(now.spec.ephemeralContainers.map((c: any) => c.name).sort()).toEqual(['debug', 'more']);
+    expect(now.metadata.generation).toBe(3);
+    const changed = await failure(() => add([{ name: 'debug', image: 'other' }]));
+    expect(changed.message).toContain('existing ephemeral containers "debug" may not be changed');
+    const gone = await failure(() =>
+      registry.patch(
+        ctx(),
+        K(pods),
+        key,
+        PATCH_TYPES.json,
+        [{ op: 'remove', path: '/spec/ephemeralContainers' }],
+        door,
+      ),
+    );
+    expect(gone.message).toContain('existing ephemeral containers "debug" may not be removed');
+  });
+
+  it.each([
+    [{ name: 'main', image: 'x' }, 'spec.ephemeralContainers[0].name: Duplicate value: "main"'],
+    [{ name: 'd' }, 'spec.ephemeralContainers[0].image: Required value'],
+    [
+      { name: 'd', image: 'x', targetContainerName: 'no' },
+      'spec.ephemeralContainers[0].targetContainerName: Not found: "no"',
+    ],
+    [
+      { name: 'd', image: 'x', ports: [{ containerPort: 80 }] },
+      'spec.ephemeralContainers[0].ports: Forbidden: cannot be set for an Ephemeral Container',
+    ],
+  ])('refuses %j', async (container, message) => {
+    const e = await failure(() => add([container]));
+    expect(e).toMatchObject({ reason: 'Invalid', message: expect.stringContaining(message) });
+  });
+
+  it('come by no other way', async () => {
+    const spec = {
+      containers: [{ name: 'c', image: 'x' }],
+      ephemeralContainers: [{ name: 'd', image: 'x' }],
+    };
+    const made = await failure(() => registry.create(ctx(), K(pods), 'default', pod('two', { spec })));
+    expect(made.message).toContain('spec.ephemeralContainers: Forbidden: cannot be set on create');
+    const patch = { spec: { ephemeralContainers: [{ name: 'd', image: 'x' }] } };
+    const patched = await failure(() => registry.patch(ctx(), K(pods), key, PATCH_TYPES.strategic, patch));
+    expect(patched.message).toContain('pod updates may not change fields other than');
+  });
+});
+
 describe('binding', () => {
   it('happens once, to the pod that was meant', async () => {
     const o = await make(pod('a'));

@@ -810,6 +810,13 @@ export class Registry implements RegistryVerbs {
       next = deepCopy(current);
       setScale(kind, next, wanted);
     }
+    const member = subresource && kind.specDoors?.[subresource];
+    if (member) {
+      next = deepCopy(current);
+      const { [member]: _, ...spec } = next['spec'] as Plain;
+      const value = (wanted['spec'] as Plain | undefined)?.[member];
+      next['spec'] = value === undefined ? spec : { ...spec, [member]: value };
+    }
     const m = metaOf(next);
     this.#placeInNamespace(kind, m, meta.namespace);
     m.name ??= meta.name!;
@@ -845,7 +852,10 @@ export class Registry implements RegistryVerbs {
       kind,
       meta.name ?? '',
       [...validateObjectMeta(m, kind.namespaced, kind.validName), ...validateObjectMetaUpdate(m, meta)],
-      () => [...(kind.validate?.(next, current) ?? []), ...(kind.validateUpdate?.(next, current) ?? [])],
+      () => [
+        ...(kind.validate?.(next, current) ?? []),
+        ...(kind.validateUpdate?.(next, current, subresource) ?? []),
+      ],
     );
     if (kind.generation && !deepEqual(wishOf(kind, next), wishOf(kind, current)))
       m.generation = (meta.generation ?? 0) + 1;
