@@ -23,3 +23,24 @@ export function humanDuration(ms: number): string {
 /** How long ago an RFC 3339 time was, as kubectl prints it; `<unknown>` for none. */
 export const since = (time: string | undefined | null, now: number): string =>
   time ? humanDuration(now - Date.parse(time)) : '<unknown>';
+
+const UNITS: Readonly<Record<string, number>> = {
+  ns: 1e-6,
+  us: 1e-3,
+  µs: 1e-3,
+  μs: 1e-3,
+  ms: 1,
+  s: 1000,
+  m: 60_000,
+  h: 3_600_000,
+};
+
+/** Milliseconds of a duration as Go's time.ParseDuration reads it (`1h15m`, `-1.5s`, `0`); undefined for anything else. */
+export function goDuration(text: string): number | undefined {
+  const [, sign, rest = ''] = /^([+-]?)(.*)$/s.exec(text) ?? [];
+  if (rest === '0') return 0;
+  if (!/^(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+$/.test(rest)) return undefined;
+  let ms = 0;
+  for (const [, n, unit] of rest.matchAll(/([\d.]+)([a-zµμ]+)/g)) ms += Number(n) * UNITS[unit!]!;
+  return sign === '-' ? -ms : ms;
+}

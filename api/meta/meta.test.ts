@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { humanDuration } from './duration.js';
+import { goDuration, humanDuration } from './duration.js';
 import { ApiError } from './errors.js';
 import { deepCopy, deepEqual, deepFreeze, jsonSizeBound } from './json.js';
 import {
@@ -243,4 +243,18 @@ describe('JSON values', () => {
     expect(JSON.stringify(copy)).toBe('{"a":{"__proto__":{"x":1}}}');
     expect(Object.getPrototypeOf(copy.a)).toBe(Object.prototype);
   });
+});
+
+describe('goDuration', () => {
+  it.each([
+    ['0', 0],
+    ['32s', 32_000],
+    ['1h15m', 4_500_000],
+    ['-1.5s', -1500],
+    ['.5ms', 0.5],
+    ['+2us', 0.002],
+  ])('%s is %d ms', (text, ms) => expect(goDuration(text)).toBeCloseTo(ms, 9));
+  it.each(['', '5', 's', '1x', '1s ', '1.2.3s', '-', '1e3s', 'x\n1s'])('%j is none', (text) =>
+    expect(goDuration(text)).toBeUndefined(),
+  );
 });

@@ -4,6 +4,7 @@ import { pods } from '../../api/kinds/index.js';
 import type { Log } from '../../api/log.js';
 import { silentLog } from '../../api/log.js';
 import { ApiError } from '../../api/meta/errors.js';
+import { VirtualClock } from '../../api/testing/virtual-clock.js';
 import { ADMIN, type TestApi, testApi } from '../testing/api.js';
 import { ANONYMOUS } from './auth.js';
 
@@ -500,11 +501,15 @@ describe('verbs', () => {
   });
 
   it('refuses more than it can do at once', async () => {
-    const t = await apiWithDefault({ maxInFlight: 1, maxLongRunning: 1 });
+    const t = await apiWithDefault({ limits: { exemptSeats: 1, longRunning: 1 } });
     const slow = t.call(`${NS}/configmaps`, { method: 'POST', body: configMap('c') });
     const refused = await t.call(`${NS}/configmaps`);
-    expect(refused.json()).toMatchObject({ code: 429, reason: 'TooManyRequests' });
-    expect(refused.headers['retry-after']).toBe('1');
+    expect([refused.status, refused.headers['retry-after'], refused.text]).toEqual([
+      429,
+      '1',
+      'Too many requests, please try again later.\n',
+    ]);
+    expect((await t.call('/livez', { user: ANONYMOUS })).status).toBe(200);
     expect((await slow).status).toBe(201);
 
     const abort = new AbortController();
@@ -517,6 +522,58 @@ describe('verbs', () => {
     expect(next.status).toBe(200);
     again.abort();
     for await (const _ of next.body as AsyncIterable<string>);
+  });
+
+  it('gives a request a minute, or less when the client says so', async () => {
+    const clock = new VirtualClock();
+    const t = await apiWithDefault({ clock, limits: { exemptSeats: 1 } });
+    const never = () => new Promise<never>(() => {});
+    const create = t.registry.create.bind(t.registry);
+    t.registry.create = never;
+    for (const [query, ms] of [
+      ['', 60_000],
+      ['?timeout=1h', 60_000],
+      ['?timeout=1.5s', 1500],
+    ] as const) {
+      const fresh = await testApi({ clock });
+      fresh.registry.create = never;
+      const slow = fresh.call(`${NS}/configmaps${query}`, { method: 'POST', body: configMap('c') });
+      let answered = false;
+      slow.then(() => {
+        answered = true;
+      });
+      await clock.advance(ms - 1);
+      expect(answered).toBe(false);
+      await clock.advance(1);
+      expect((await slow).json()).toMatchObject({
+        code: 504,
+        reason: 'Timeout',
+        message: 'Timeout: request did not complete within the allotted timeout',
+      });
+    }
+    const wrong = await t.call(`${NS}/configmaps?timeout=soon`);
+    expect(wrong.json()).toMatchObject({
+      code: 400,
+      message: 'invalid timeout specified in the request URL - time: invalid duration "soon"',
+    });
+    // What does not end keeps its seat: a disk that hangs is not buried under more work.
+    const stuck = t.call(`${NS}/configmaps?timeout=1s`, { method: 'POST', body: configMap('c') });
+    await clock.advance(1000);
+    expect((await stuck).status).toBe(504);
+    expect((await t.call(`${NS}/configmaps`)).status).toBe(429);
+    t.registry.create = create;
+  });
+
+  it('keeps the seat of a list until it is read, or given up', async () => {
+    const t = await apiWithDefault({ limits: { exemptSeats: 1 } });
+    for (const end of ['read', 'give up'] as const) {
+      const { body } = await t.send(`${NS}/configmaps`);
+      expect((await t.call(`${NS}/configmaps`)).status).toBe(429);
+      const chunks = (body as Iterable<string>)[Symbol.iterator]();
+      if (end === 'read') while (!chunks.next().done);
+      else chunks.return?.();
+      expect((await t.call(`${NS}/configmaps`)).status).toBe(200);
+    }
   });
 });
 

@@ -9,18 +9,22 @@ import type { RegistryVerbs } from '../registry/api.js';
 import type { NodeStreams } from '../streams.js';
 import { aggregatedDiscovery, discoveryDocuments, indexDocument } from './discovery.js';
 import { Encoder, formOf } from './encode.js';
+import { Fairness, type FairnessLimits } from './fairness.js';
 import {
   asApiError,
   errorReply,
+  isChunks,
   jsonReply,
   methodNotAllowed,
   noSuchResource,
   type Reply,
   type Request,
   textReply,
+  untilRead,
 } from './message.js';
 import { negotiate } from './negotiate.js';
 import { OpenApi } from './openapi.js';
+import { timeoutOf } from './params.js';
 import { type Backend, callOf, warn } from './resources.js';
 import { Router, segmentsOf } from './route.js';
 
@@ -44,13 +48,11 @@ export interface ApiOptions {
   version: string;
   /** Looked at by `/livez`, `/readyz` and `/healthz`. */
   health?: readonly HealthCheck[];
-  /** Requests answered at the same time, watches and logs not counted; more get 429. */
-  maxInFlight?: number;
-  /** Watches and followed logs at the same time; more get 429. */
-  maxLongRunning?: number;
+  /** How many requests are answered at the same time and may wait; more get 429. */
+  limits?: Partial<FairnessLimits>;
 }
 
-const MAX_URL = 16 << 10;
+const MAX_URL = 32 << 10;
 const NO_QUERY = new URLSearchParams();
 const VERB_OF_PATH: Readonly<Record<string, string>> = {
   GET: 'get',
@@ -72,13 +74,13 @@ interface Served {
 /** The API as a function from request to reply: authorization, routing, verbs. Knows nothing of sockets. */
 export class Api {
   readonly #backend: Backend;
+  readonly #fairness: Fairness;
   #served: Served | undefined;
-  #inFlight = 0;
-  #longRunning = 0;
 
   constructor(private readonly options: ApiOptions) {
     const { registry, clock, streams } = options;
     this.#backend = { registry, clock, streams, encoder: new Encoder(() => clock.now()) };
+    this.#fairness = new Fairness(clock, options.limits);
   }
 
   /** What depends on which kinds there are; made anew when they change. */
@@ -110,7 +112,7 @@ export class Api {
   }
 
   #answer(req: Request): Promise<Reply> | Reply {
-    if (req.url.length > MAX_URL) throw badRequest(`the URL is longer than ${MAX_URL} bytes`);
+    if (req.url.length > MAX_URL) return textReply(414, `414 URI Too Long: the limit is ${MAX_URL}\n`);
     const mark = req.url.indexOf('?');
     const path = mark < 0 ? req.url : req.url.slice(0, mark);
     const query = mark < 0 ? NO_QUERY : new URLSearchParams(req.url.slice(mark + 1));
@@ -122,7 +124,9 @@ export class Api {
       return this.#resource(req, `${segments[1]}/${segments[2]}`, segments.slice(3), query);
     }
     this.#demand(req, { verb: VERB_OF_PATH[req.method] ?? req.method.toLowerCase(), path });
-    return this.#limited(() => this.#document(req, `/${segments.join('/')}`, segments, query));
+    const documents = () => this.#document(req, `/${segments.join('/')}`, segments, query);
+    // Whoever asks whether the hub is well learns it however busy it is.
+    return HEALTH.has(segments[0] ?? '') ? documents() : this.#limited(req, query, documents);
   }
 
   #demand(req: Request, what: Attributes): void {
@@ -156,30 +160,36 @@ export class Api {
       const reply = await call.run(this.#backend, call, req);
       return kind.deprecation ? warn(reply, [kind.deprecation]) : reply;
     };
-    if (!call.longRunning) return this.#limited(run);
+    if (!call.longRunning) return this.#limited(req, query, run);
 
-    if (this.#longRunning >= (this.options.maxLongRunning ?? 4000)) throw tooMany();
-    this.#longRunning++;
-    let reply: Reply;
+    const release = this.#fairness.enterLongRunning(req.user.name, isExempt(req.user));
+    if (!release) return tooMany();
     try {
-      reply = await run();
+      const reply = await run();
+      // Counted until the client has gone; `signal` fires at the end of every exchange.
+      const signal = req.signal();
+      if (signal.aborted) release();
+      else signal.addEventListener('abort', release, { once: true });
+      return reply;
     } catch (e) {
-      this.#longRunning--;
+      release();
       throw e;
     }
-    // Counted until the client has gone; `signal` fires at the end of every exchange.
-    req.signal().addEventListener('abort', () => this.#longRunning--, { once: true });
-    return reply;
   }
 
-  async #limited(run: () => Promise<Reply> | Reply): Promise<Reply> {
-    if (this.#inFlight >= (this.options.maxInFlight ?? 400)) throw tooMany();
-    this.#inFlight++;
-    try {
-      return await run();
-    } finally {
-      this.#inFlight--;
-    }
+  /** Runs when it is the user's turn; answers 504 when it takes too long, 429 when too many wait. */
+  async #limited(req: Request, query: URLSearchParams, run: () => Promise<Reply> | Reply): Promise<Reply> {
+    const timeout = timeoutOf(query);
+    const entered = this.#fairness.enter(req.user.name, isExempt(req.user), () => req.signal());
+    const release = entered instanceof Promise ? await entered : entered;
+    if (!release) return tooMany();
+    const running = (async () => run())();
+    // A list that is still being sent is work; so is what goes on after its time was up.
+    running.then((reply) => {
+      if (isChunks(reply.body)) reply.body = untilRead(reply.body, release);
+      else release();
+    }, release);
+    return inTime(running, this.options.clock, timeout);
   }
 
   /** Everything that is not a resource. */
@@ -256,8 +266,25 @@ const nameIn = (fieldSelector: string): string | undefined =>
 
 const HEALTH: ReadonlySet<string> = new Set(['healthz', 'livez', 'readyz']);
 
-const tooMany = (): ApiError =>
-  new ApiError('TooManyRequests', 'too many requests, please try again later', { retryAfterSeconds: 1 });
+/** As kube-apiserver does, in plain text. */
+function tooMany(): Reply {
+  const reply = textReply(429, 'Too many requests, please try again later.\n');
+  reply.headers['retry-after'] = '1';
+  return reply;
+}
+
+/** Kubernetes exempts its administrators, so that they can help. */
+const isExempt = (user: User): boolean => user.groups.includes('system:masters');
+
+/** Rejects with 504 when the time is over; what is running runs on. */
+function inTime(running: Promise<Reply>, clock: Clock, ms: number): Promise<Reply> {
+  return new Promise((resolve, reject) => {
+    const cancel = clock.after(ms, () =>
+      reject(new ApiError('Timeout', 'Timeout: request did not complete within the allotted timeout', {})),
+    );
+    running.finally(cancel).then(resolve, reject);
+  });
+}
 
 /** apimachinery version.Info. */
 function versionDocument(gitVersion: string): string {

@@ -68,3 +68,27 @@ export const noSuchResource = (): ApiError =>
 
 export const methodNotAllowed = (): ApiError =>
   new ApiError('MethodNotAllowed', 'the server does not allow this method on the requested resource', {});
+
+/** Chunks that can be had at once, as those of a list. */
+export const isChunks = (body: Reply['body']): body is Iterable<string | Uint8Array> =>
+  typeof body === 'object' && !(body instanceof Uint8Array) && Symbol.iterator in body;
+
+/** The same chunks; calls `done` when the last one was taken or the taker lost interest, at least once. */
+export function untilRead(chunks: Iterable<string | Uint8Array>, done: () => void): Chunks {
+  const iterator = chunks[Symbol.iterator]();
+  const next = () => {
+    try {
+      const r = iterator.next();
+      if (r.done) done();
+      return r;
+    } catch (e) {
+      done();
+      throw e;
+    }
+  };
+  const stop = () => {
+    done();
+    return iterator.return?.() ?? { done: true as const, value: undefined };
+  };
+  return { [Symbol.iterator]: () => ({ next, return: stop }) };
+}

@@ -1,4 +1,5 @@
 import type { FieldError } from '../../api/kinds/kind.js';
+import { goDuration } from '../../api/meta/duration.js';
 import { ApiError, badRequest } from '../../api/meta/errors.js';
 import { forbidden, invalidObject } from '../../api/meta/field-errors.js';
 import type { ListQuery, RequestContext, WatchQuery } from '../registry/api.js';
@@ -188,6 +189,21 @@ export function watchQuery(
     allowWatchBookmarks: flag(query, 'allowWatchBookmarks'),
     sendInitialEvents,
   };
+}
+
+/** Milliseconds that a request may take which does not last as long as its client likes (kube-apiserver's --request-timeout). */
+const REQUEST_TIMEOUT = 60_000;
+
+/** How long a request may take, in milliseconds: `timeout` of the query may make it shorter. Throws BadRequest. */
+export function timeoutOf(query: URLSearchParams): number {
+  const asked = query.get('timeout');
+  if (!asked) return REQUEST_TIMEOUT;
+  const ms = goDuration(asked);
+  if (ms === undefined)
+    throw badRequest(
+      `invalid timeout specified in the request URL - time: invalid duration ${JSON.stringify(asked.slice(0, 64))}`,
+    );
+  return ms > 0 ? Math.min(ms, REQUEST_TIMEOUT) : REQUEST_TIMEOUT;
 }
 
 /** Narrows a selector text to one object, for reads and watches of a single name. */

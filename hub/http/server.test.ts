@@ -348,6 +348,79 @@ describe('HttpServer', () => {
     await server.stop();
   });
 
+  it('takes so many connections from one address and no more', async () => {
+    const server = await serve({ limits: { connectionsPerAddress: 2 } });
+    const connect = () => tls.connect({ host: '127.0.0.1', port: server.port, ca: pki.caPem, ...admin });
+    const kept = [connect(), connect()];
+    await Promise.all(kept.map((s) => once(s, 'secureConnect')));
+    const refused = connect();
+    await once(refused, 'error');
+    const gone = once(kept[0]!, 'close');
+    kept[0]!.destroy();
+    await gone;
+    // Given back as soon as the server has seen the end of it.
+    for (;;) {
+      const next = connect();
+      const isIn = await once(next, 'secureConnect').then(
+        () => true,
+        () => false,
+      );
+      next.destroy();
+      if (isIn) break;
+    }
+    kept[1]!.destroy();
+    await server.stop();
+  });
+
+  it('refuses URLs and headers that are too long, in either protocol', async () => {
+    const server = await serve();
+    const long = `${NS}/pods?labelSelector=${'x'.repeat(40_000)}`;
+    expect((await h1(server, long)).status).toBe(414);
+    expect((await h1(server, `${NS}/pods?labelSelector=${'x'.repeat(20_000)}`)).status).toBe(400);
+    expect((await h1(server, '/version', { headers: { x: 'y'.repeat(70_000) } })).status).toBe(431);
+    const s = session(server, admin);
+    s.on('error', () => {});
+    expect((await h2(s, { ':path': long })).status).toBe(414);
+    const stream = s.request({ ':path': '/version', x: 'y'.repeat(60_000), z: 'y'.repeat(60_000) });
+    await expect(once(stream, 'response')).rejects.toThrow(
+      /NGHTTP2_REFUSED_STREAM|NGHTTP2_ENHANCE_YOUR_CALM/,
+    );
+    s.destroy();
+    expect((await h1(server, '/healthz')).status).toBe(200);
+    await server.stop();
+  });
+
+  it('survives a rapid reset, and floods of pings and settings', async () => {
+    const server = await serve();
+    const attack = async (act: (s: http2.ClientHttp2Session) => void) => {
+      const s = session(server, admin);
+      s.on('error', () => {});
+      await once(s, 'connect');
+      for (let i = 0; i < 3000 && !s.destroyed && !s.closed; i++) act(s);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      s.destroy();
+    };
+    await attack((s) => {
+      const stream = s.request({ ':path': `${NS}/pods` });
+      stream.on('error', () => {});
+      stream.close(http2.constants.NGHTTP2_CANCEL);
+    });
+    await attack((s) => {
+      s.ping(() => {});
+    });
+    await attack((s) => {
+      try {
+        s.settings({ initialWindowSize: 65_535 });
+      } catch {
+        // Node's own limit of settings without an answer.
+      }
+    });
+    const s = session(server, admin);
+    expect((await h2(s, { ':path': `${NS}/pods` })).status).toBe(200);
+    s.close();
+    await server.stop();
+  });
+
   it('survives what is not HTTP, and clients that leave in the middle', async () => {
     const server = await serve();
     const send = async (bytes: string | Buffer, alpn?: string[]) => {

@@ -53,6 +53,8 @@ export interface Limits {
   /** Milliseconds that a client may leave an answer unread before it is dropped. */
   drainTimeout: number;
   connections: number;
+  /** Connections from one address. */
+  connectionsPerAddress: number;
 }
 
 /** Kubernetes' own limit of 3 MiB per request, and what a machine with 1 GB can bear. */
@@ -62,6 +64,13 @@ const LIMITS: Limits = {
   bodyTimeout: 60_000,
   drainTimeout: 30_000,
   connections: 4096,
+  connectionsPerAddress: 1024,
+};
+/** Bytes of one request's headers, its URL among them; more get 431 (HTTP/1.1) or end the stream (HTTP/2). */
+const MAX_HEADERS = 64 << 10;
+const CLIENT_ERRORS: Readonly<Record<string, string>> = {
+  HPE_HEADER_OVERFLOW: '431 Request Header Fields Too Large',
+  ERR_HTTP_REQUEST_TIMEOUT: '408 Request Timeout',
 };
 /** Answers smaller than this are not worth compressing (kube-apiserver has the same). */
 const GZIP_FROM = 128 << 10;
@@ -80,6 +89,8 @@ export class HttpServer {
   #bodies = 0;
   readonly #limits: Limits;
   readonly #sockets = new Set<Socket>();
+  /** How many connections each address has. */
+  readonly #connections = new Map<string, number>();
   /** HTTP/1.1 connections with a request under way. */
   readonly #busy = new Set<Socket>();
   readonly #sessions = new Set<Http2Session>();
@@ -104,7 +115,7 @@ export class HttpServer {
       keepAlive: true,
       keepAliveInitialDelay: 60_000,
       noDelay: true,
-      settings: { maxConcurrentStreams: 250, maxHeaderListSize: 32 << 10, enablePush: false },
+      settings: { maxConcurrentStreams: 250, maxHeaderListSize: MAX_HEADERS, enablePush: false },
       // A resumed session would skip the look at the client's certificate.
       sessionTimeout: 1,
     } as Parameters<typeof createSecureServer>[0]);
@@ -114,7 +125,9 @@ export class HttpServer {
       requestTimeout: 0,
       keepAliveTimeout: KEEP_ALIVE,
       maxConnections: this.#limits.connections,
+      maxHeaderSize: MAX_HEADERS,
     });
+    server.on('connection', (socket: Socket) => this.#count(socket));
     server.on('secureConnection', (socket: TLSSocket) => {
       this.#sockets.add(socket);
       socket.once('close', () => this.#sockets.delete(socket));
@@ -126,6 +139,17 @@ export class HttpServer {
       session.on('error', (err) => log.debug({ err }, 'HTTP/2 session failed'));
     });
     server.on('sessionError', (err) => log.debug({ err }, 'HTTP/2 session failed'));
+    // HTTP/1.1 only. What Node does by itself cuts its own answer short.
+    server.on('clientError', (err: NodeJS.ErrnoException, socket: Socket) => {
+      const status = CLIENT_ERRORS[err.code ?? ''] ?? '400 Bad Request';
+      // Not into the middle of another answer.
+      if (!socket.writable || this.#busy.has(socket)) socket.destroy();
+      else
+        socket.end(
+          `HTTP/1.1 ${status}\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n\r\n${status}`,
+          () => socket.destroy(),
+        );
+    });
     server.on('tlsClientError', (err) => log.debug({ err }, 'TLS handshake failed'));
     server.on('request', (req: NodeRequest, res: NodeResponse) => void this.#serve(req, res));
     await new Promise<void>((resolve, reject) => {
@@ -200,6 +224,22 @@ export class HttpServer {
     } catch (e) {
       this.#fail(req, res, e);
     }
+  }
+
+  /** Hangs up on an address that has too many connections already. */
+  #count(socket: Socket): void {
+    const address = socket.remoteAddress ?? '';
+    const n = (this.#connections.get(address) ?? 0) + 1;
+    if (n > this.#limits.connectionsPerAddress) {
+      socket.destroy();
+      return;
+    }
+    this.#connections.set(address, n);
+    socket.once('close', () => {
+      const left = this.#connections.get(address)! - 1;
+      if (left > 0) this.#connections.set(address, left);
+      else this.#connections.delete(address);
+    });
   }
 
   /** Counts bytes of bodies being read; false when there are too many already. */
