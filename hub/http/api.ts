@@ -1,7 +1,7 @@
 import type { Clock } from '../../api/clock.js';
 import type { Kind } from '../../api/kinds/kind.js';
 import type { Log } from '../../api/log.js';
-import { ApiError, badRequest } from '../../api/meta/errors.js';
+import { ApiError } from '../../api/meta/errors.js';
 import { parseFieldSelector } from '../../api/meta/selector.js';
 import { type Attributes, type Authorizer, demand, type User } from '../auth/attributes.js';
 import { actingUser } from '../auth/impersonate.js';
