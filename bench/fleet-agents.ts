@@ -84,7 +84,8 @@ process.on('message', async (o: Order) => {
       );
     } else if (o.order === 'cut') {
       meter.cut();
-      while (links.some((l) => l.connected)) await pause(5);
+      // Each must have noticed; the first ones are back before the last has.
+      for (let still = links; still.length > 0; await pause(1)) still = still.filter((l) => l.connected);
     }
     process.send!(stats());
   } catch (e) {

@@ -26,55 +26,68 @@ export async function freePortPair(): Promise<number> {
   throw new Error('no two free ports side by side');
 }
 
+/** A broker as a process. */
+export interface Mosquitto {
+  /** For `cox hub --broker`. */
+  url: string;
+  /** Where nodes connect; devices that join go to the next one. */
+  port: number;
+  /** Without warning. */
+  kill(): Promise<void>;
+  /** After `kill`. */
+  start(): Promise<void>;
+  stop(): Promise<void>;
+}
+
 /** Debian's mosquitto with the configuration that `cox broker mosquitto` writes for the hub of `dataDir`. */
-export async function startMosquitto(dataDir: string): Promise<{ url: string; stop(): Promise<void> }> {
+export async function startMosquitto(dataDir: string): Promise<Mosquitto> {
   const out = scratch('mosquitto');
   const port = await freePortPair();
-  const write = new CoxProcess([
-    'broker',
-    'mosquitto',
-    '--data-dir',
-    dataDir,
-    '--out',
-    out,
-    '--port',
-    String(port),
-    '--host',
-    '127.0.0.1',
-  ]);
+  const where = ['--out', out, '--port', String(port), '--host', '127.0.0.1'];
+  const write = new CoxProcess(['broker', 'mosquitto', '--data-dir', dataDir, ...where]);
   if ((await write.exited).code !== 0) throw new Error(write.tail());
   chmodSync(out, 0o755);
   // As root mosquitto would become the user of that name, which may not exist here.
   if (process.getuid?.() === 0) appendFileSync(join(out, 'mosquitto.conf'), '\nuser root\n');
-  let output = '';
-  const child = spawn('mosquitto', ['-c', join(out, 'mosquitto.conf')], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin` },
-  });
-  for (const stream of [child.stdout, child.stderr])
-    stream.on('data', (c) => {
-      output = (output + c).slice(-20_000);
+  let end = async (_signal: NodeJS.Signals) => {};
+  const start = async () => {
+    let output = '';
+    const child = spawn('mosquitto', ['-c', join(out, 'mosquitto.conf')], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin` },
     });
-  const exited = new Promise<void>((done) => child.once('exit', () => done()));
-  await eventually(
-    'mosquitto to listen',
-    () => {
-      if (child.exitCode !== null) throw new Error(`mosquitto ended with ${child.exitCode}`);
-      return new Promise<boolean>((done, fail) => {
-        const s = connect({ port: port + 1, host: '127.0.0.1', rejectUnauthorized: false }, () => {
-          s.destroy();
-          done(true);
-        });
-        s.on('error', fail);
+    for (const stream of [child.stdout, child.stderr])
+      stream.on('data', (c) => {
+        output = (output + c).slice(-20_000);
       });
-    },
-    { context: () => output },
-  );
+    const exited = new Promise<void>((done) => child.once('exit', () => done()));
+    end = async (signal) => {
+      child.kill(signal);
+      await exited;
+    };
+    await eventually(
+      'mosquitto to listen',
+      () => {
+        if (child.exitCode !== null) throw new Error(`mosquitto ended with ${child.exitCode}`);
+        return new Promise<boolean>((done, fail) => {
+          const s = connect({ port: port + 1, host: '127.0.0.1', rejectUnauthorized: false }, () => {
+            s.destroy();
+            done(true);
+          });
+          s.on('error', fail);
+        });
+      },
+      { context: () => output },
+    );
+  };
+  await start();
   return {
     url: `mqtts://127.0.0.1:${port}`,
+    port,
+    start,
+    kill: () => end('SIGKILL'),
     async stop() {
-      child.kill('SIGTERM');
-      await exited;
+      await end('SIGTERM');
       remove(out);
     },
   };
