@@ -37,7 +37,10 @@ export interface AgentOptions {
   log: Log;
 }
 
-/** Where the hub's registry is, as the hub last said; on disk, so that a device can pull before its first welcome. */
+/**
+ * Where the hub's API and registry are, as the hub last said; on disk, so that a device can pull, and tell its pods,
+ * before its first welcome.
+ */
 class RegistryAddress {
   #address: string | undefined;
   readonly #file: string;
@@ -128,6 +131,7 @@ export class Agent {
       clock,
       log,
       dataDir,
+      api: () => registry.get(),
       hostIP: () => node.hostIP(),
       allocatable: () => node.allocatable(),
     });

@@ -10,6 +10,7 @@ import { version } from '../api/version.js';
 import { RbacAuthorizer } from './auth/authorizer.js';
 import { bootstrapRbac } from './auth/bootstrap.js';
 import { accessGuard } from './auth/guard.js';
+import { PodTokenSource } from './auth/podtokens.js';
 import { reviewAnswers } from './auth/reviews.js';
 import { loadTokenKey, Tokens } from './auth/tokens.js';
 import { Controllers } from './controllers/controllers.js';
@@ -134,6 +135,7 @@ export class Hub {
       informers,
       addresses: () => (bus instanceof EmbeddedBroker ? [hostPort(at, bus.port)] : []),
       registry: () => hostPort(at, this.#apiPort),
+      tokens: new PodTokenSource(tokens),
     });
     const images = await this.#run(new ImageRegistry(dataDir, { log: log.child({ room: 'images' }), clock }));
     const transpiler = await this.#run(new Transpiler(dataDir, { log: log.child({ room: 'images' }) }));

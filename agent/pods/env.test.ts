@@ -17,6 +17,7 @@ const base64 = (s: string) => Buffer.from(s).toString('base64');
 const config: Config = {
   configMap: (ns, n) => (ns === 'ns' && n === 'cm' ? { data: { a: '1', 'bad key': 'x' } } : undefined),
   secret: (ns, n) => (ns === 'ns' && n === 's' ? { data: { token: base64('t0p') } } : undefined),
+  token: () => undefined,
   pullSecrets: () => [],
 };
 const podOf = (c: Partial<Container>, spec: object = {}): [Pod, Container] => {

@@ -6,6 +6,8 @@ import { milliQuantity, quantity } from '../../api/meta/quantity.js';
 export interface Config {
   configMap(namespace: string, name: string): ConfigMap | undefined;
   secret(namespace: string, name: string): Secret | undefined;
+  /** The token that a volume of a pod asks for; undefined until the hub has sent one. */
+  token(podUid: string, source: { audience?: string; expirationSeconds?: number }): string | undefined;
   /** Names of a service account's imagePullSecrets. */
   pullSecrets(namespace: string, serviceAccount: string): string[];
 }
@@ -15,6 +17,8 @@ export interface PodFacts {
   nodeName: string;
   hostIP: string;
   podIPs: string[];
+  /** `host:port` at which the API is reached from here; absent until the hub has said it. */
+  api?: string;
   /** The node's allocatable, for limits that are not set. */
   allocatable: { cpuMilli: number; memoryBytes: number; ephemeralStorageBytes: number };
 }
@@ -36,14 +40,33 @@ export function expand(text: string, lookUp: (name: string) => string | undefine
   );
 }
 
-/** Resolves the environment; throws ConfigError naming what is missing. Service variables: the hub has no Services yet. */
+/** The variables of the Service `kubernetes` (the kubelet's envvars), by which clients in a pod find the API. */
+function apiVariables(api: string): [name: string, value: string][] {
+  const at = api.lastIndexOf(':');
+  const host = api.slice(0, at).replace(/^\[|\]$/g, '');
+  const port = api.slice(at + 1);
+  const url = `tcp://${api}`;
+  const prefix = `KUBERNETES_PORT_${port}_TCP`;
+  return [
+    ['KUBERNETES_SERVICE_HOST', host],
+    ['KUBERNETES_SERVICE_PORT', port],
+    ['KUBERNETES_SERVICE_PORT_HTTPS', port],
+    ['KUBERNETES_PORT', url],
+    [prefix, url],
+    [`${prefix}_PROTO`, 'tcp'],
+    [`${prefix}_PORT`, port],
+    [`${prefix}_ADDR`, host],
+  ];
+}
+
+/** Resolves the environment; throws ConfigError naming what is missing. Of Services it names the API's alone. */
 export function containerEnv(
   pod: Pod,
   c: Container,
   config: Config,
   facts: PodFacts,
 ): { name: string; value: string }[] {
-  const env = new Map<string, string>();
+  const env = new Map<string, string>(facts.api ? apiVariables(facts.api) : []);
   const namespace = pod.metadata?.namespace ?? 'default';
   for (const from of c.envFrom ?? []) {
     const ref = from.configMapRef ?? from.secretRef;

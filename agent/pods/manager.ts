@@ -6,7 +6,8 @@ import type { Pod } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
 import type { Log } from '../../api/log.js';
 import { ApiError, badRequest } from '../../api/meta/errors.js';
-import type { DesiredSet } from '../../api/wire/desired.js';
+import { type DesiredSet, tokenName } from '../../api/wire/desired.js';
+import { jwt } from '../../api/wire/jwt.js';
 import type { PodLogOptions } from '../../api/wire/streams.js';
 import type { ContainerStatus, ImageStatus, Shim, ShimHealth } from '../../shims/shim.js';
 import type { PodHost, Reporter } from '../ports.js';
@@ -40,6 +41,8 @@ export interface PodManagerOptions {
   log: Log;
   /** Everything is kept below `<dataDir>/pods` and `<dataDir>/logs`. */
   dataDir: string;
+  /** `host:port` at which pods reach the API, once the hub has said it. */
+  api?: () => string | undefined;
   /** The node's main address; asked anew each time. */
   hostIP?: () => string;
   /** What containers without limits may see as theirs. */
@@ -77,7 +80,7 @@ export class PodManager implements PodHost {
   readonly #host: Host;
   readonly #cancels = new Set<() => void>();
   #desired: DesiredSet | undefined;
-  #config = { maps: new Map<string, object>(), secrets: new Map<string, object>() };
+  #config: ConfigObjects = { maps: new Map(), secrets: new Map(), tokens: new Map() };
   #running = false;
   #rounds = 0;
   /** Timers' work under way. */
@@ -245,7 +248,11 @@ export class PodManager implements PodHost {
     const old = this.#config;
     const index = (list: { metadata?: { namespace?: string; name?: string } }[]) =>
       new Map(list.map((o) => [`${o.metadata?.namespace ?? 'default'}/${o.metadata?.name}`, o as object]));
-    this.#config = { maps: index(desired.configMaps), secrets: index(desired.secrets) };
+    this.#config = {
+      maps: index(desired.configMaps),
+      secrets: index(desired.secrets),
+      tokens: index(desired.tokens ?? []),
+    };
     const changed = changedNamespaces(old, this.#config);
     const wanted = new Set<string>();
     for (const pod of desired.pods) {
@@ -298,6 +305,11 @@ export class PodManager implements PodHost {
     const config: Config = {
       configMap: (ns, name) => this.#config.maps.get(key(ns, name)),
       secret: (ns, name) => this.#config.secrets.get(key(ns, name)),
+      token: (uid, source) => {
+        const of = this.#desired?.tokens?.find((t) => t.metadata.uid === uid);
+        const token = of?.tokens[tokenName(source)];
+        return of && token && jwt(of.kid, token.c, token.s);
+      },
       pullSecrets: (ns, name) =>
         this.#desired?.serviceAccounts
           .find((a) => a.metadata?.name === name && (a.metadata?.namespace ?? 'default') === ns)
@@ -315,6 +327,7 @@ export class PodManager implements PodHost {
         nodeName,
         hostIP: this.#o.hostIP?.() ?? '',
         podIPs,
+        ...(this.#o.api?.() ? { api: this.#o.api()! } : {}),
         allocatable: this.#o.allocatable?.() ?? {
           cpuMilli: 1000,
           memoryBytes: totalmem(),
@@ -592,13 +605,19 @@ function unusableName(pod: Pod): string | undefined {
 }
 
 /** Namespaces in which some ConfigMap or Secret is not what it was. */
-function changedNamespaces(
-  a: { maps: Map<string, object>; secrets: Map<string, object> },
-  b: { maps: Map<string, object>; secrets: Map<string, object> },
-): Set<string> {
+/** What pods refer to, by `namespace/name`. */
+interface ConfigObjects {
+  maps: Map<string, object>;
+  secrets: Map<string, object>;
+  tokens: Map<string, object>;
+}
+
+function changedNamespaces(a: ConfigObjects, b: ConfigObjects): Set<string> {
   const out = new Set<string>();
-  for (const kind of ['maps', 'secrets'] as const)
+  const same = (x: object | undefined, y: object | undefined) =>
+    x === y || JSON.stringify(x) === JSON.stringify(y);
+  for (const kind of ['maps', 'secrets', 'tokens'] as const)
     for (const key of new Set([...a[kind].keys(), ...b[kind].keys()]))
-      if (JSON.stringify(a[kind].get(key)) !== JSON.stringify(b[kind].get(key))) out.add(key.split('/')[0]!);
+      if (!same(a[kind].get(key), b[kind].get(key))) out.add(key.split('/')[0]!);
   return out;
 }

@@ -7,6 +7,7 @@ import type {
   Pod,
   Secret,
   SecretVolumeSource,
+  ServiceAccountTokenProjection,
   Volume,
 } from 'kubernetes-types/core/v1.js';
 import { type Config, fieldValue, type PodFacts, resourceValue } from '../pods/env.js';
@@ -39,10 +40,7 @@ export function payloadOf(v: Volume, pod: Pod, config: Config, facts: PodFacts):
     if (s.configMap) addConfigMap(out, s.configMap, mode, pod, config);
     else if (s.secret) addSecret(out, s.secret, mode, pod, config);
     else if (s.downwardAPI) addDownward(out, s.downwardAPI.items, mode, pod, facts);
-    else if (s.serviceAccountToken)
-      throw new VolumeError(
-        'failed to fetch token: the hub does not issue service account tokens; remove the serviceAccountToken source or set automountServiceAccountToken: false',
-      );
+    else if (s.serviceAccountToken) addToken(out, s.serviceAccountToken, mode, pod, config);
     else throw new VolumeError(`projected source ${Object.keys(s).join(', ') || '(empty)'} is not supported`);
   }
   return out;
@@ -103,6 +101,23 @@ function addKeys(
     }
     put(out, path, bytes, own ?? mode);
   }
+}
+
+/** Only the owner and, where there is one, the fsGroup may read a token; without an fsGroup anyone in the pod may. */
+function addToken(
+  out: Payload,
+  source: ServiceAccountTokenProjection,
+  mode: number | undefined,
+  pod: Pod,
+  config: Config,
+): void {
+  const token = config.token(pod.metadata?.uid ?? '', source);
+  if (token === undefined)
+    throw new VolumeError(
+      `failed to fetch token: the hub has sent none yet for service account "${pod.spec?.serviceAccountName || 'default'}"`,
+    );
+  const grouped = pod.spec?.securityContext?.fsGroup !== undefined;
+  put(out, source.path, Buffer.from(token), grouped ? 0o600 : mode);
 }
 
 function addDownward(

@@ -48,6 +48,7 @@ let secrets: Record<string, Secret>;
 const config: Config = {
   configMap: (_, n) => maps[n],
   secret: (_, n) => secrets[n],
+  token: () => undefined,
   pullSecrets: () => [],
 };
 

@@ -19,7 +19,22 @@ export interface DesiredSet {
   serviceAccounts: ServiceAccount[];
   /** Those that the pods name, so that the agent can tell a `runtimeClassName`'s handler. */
   runtimeClasses?: RuntimeClass[];
+  /** Of the pods whose volumes ask for tokens of their ServiceAccount. */
+  tokens?: PodTokens[];
 }
+
+/** The tokens of one pod; `metadata` is the pod's. */
+export interface PodTokens {
+  metadata: { namespace: string; name: string; uid: string };
+  /** Names the key that signed them. */
+  kid: string;
+  /** By `tokenName`: claims and signature, of which api/wire/jwt.ts makes the token. */
+  tokens: Record<string, { c: object; s: string }>;
+}
+
+/** One name for every pair of audience and life that a volume may ask for. */
+export const tokenName = (t: { audience?: string; expirationSeconds?: number }): string =>
+  `${t.expirationSeconds ?? 3600} ${t.audience ?? ''}`;
 
 /** What an agent says of its node: latest state, whole. */
 export interface NodeReport {

@@ -12,14 +12,16 @@ export const ITEM_KINDS = {
   s: 'secrets',
   a: 'serviceAccounts',
   r: 'runtimeClasses',
+  t: 'tokens',
   p: 'pods',
 } as const satisfies Record<string, Exclude<keyof DesiredSet, 'generation'>>;
 
 export type ItemKind = keyof typeof ITEM_KINDS;
 
 export interface Item {
-  hash: string;
-  object: KubeObject;
+  readonly hash: string;
+  /** May be made when it is asked for: read it once. */
+  readonly object: KubeObject;
 }
 
 export type Items = Map<string, Item>;
@@ -45,6 +47,7 @@ export function toDesiredSet(generation: number, items: Items): DesiredSet {
     secrets: [],
     serviceAccounts: [],
     runtimeClasses: [],
+    tokens: [],
   };
   for (const key of [...items.keys()].sort()) {
     const list = set[ITEM_KINDS[key[0] as ItemKind]] as KubeObject[] | undefined;
@@ -121,9 +124,10 @@ export function planDelta(
   let whole = true;
   for (const key of changed) {
     const item = want.get(key)!;
+    const { object } = item;
     const before = held.get(key)?.object;
-    const patch = before && mergeDiff(before, item.object);
-    const full = JSON.stringify(item.object);
+    const patch = before && mergeDiff(before, object);
+    const full = JSON.stringify(object);
     const small = patch && JSON.stringify(patch);
     const patched = small !== undefined && small.length < full.length * 0.8;
     bytes += key.length + (patched ? small.length : full.length);
@@ -131,7 +135,7 @@ export function planDelta(
       whole = false;
       break;
     }
-    u.push(patched ? [key, item.hash, patch!, 1] : [key, item.hash, item.object]);
+    u.push(patched ? [key, item.hash, patch!, 1] : [key, item.hash, object]);
     result.set(key, item);
   }
   // Removing comes with the last step: a renamed ConfigMap must not be missed by pods that still mount the old one.

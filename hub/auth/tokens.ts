@@ -19,6 +19,8 @@ import type { Kind } from '../../api/kinds/kind.js';
 import { badRequest, conflict, isApiError, notFound } from '../../api/meta/errors.js';
 import { invalid, invalidObject, required } from '../../api/meta/field-errors.js';
 import type { AnyObject, KubeObject, ObjectKey } from '../../api/meta/object.js';
+import { jwt, signedPart } from '../../api/wire/jwt.js';
+import type { Frozen } from '../client.js';
 import type { Answer, RegistryVerbs } from '../registry/api.js';
 import type { User } from './attributes.js';
 import { accountGroups } from './impersonate.js';
@@ -29,6 +31,9 @@ const HOUR = 3600;
 /** Kubernetes' bounds of `expirationSeconds`. */
 const MIN_SECONDS = 600;
 const MAX_SECONDS = 2 ** 32;
+/** What the automounted token asks for. At this API it is good for a year, as in Kubernetes: the client may be offline. */
+const MOUNTED_SECONDS = 3607;
+const YEAR_SECONDS = 365 * 24 * HOUR;
 /** Clocks of signer and verifier are the same; this is for the second that times are rounded to. */
 const LEEWAY = 1;
 /** Longer than any token that is made here. */
@@ -56,10 +61,42 @@ interface Claims {
   jti: string;
   nbf: number;
   sub: string;
-  'kubernetes.io': { namespace: string; serviceaccount: Ref; pod?: Ref; secret?: Ref; node?: Ref };
+  'kubernetes.io': {
+    namespace: string;
+    serviceaccount: Ref;
+    pod?: Ref;
+    secret?: Ref;
+    node?: Ref;
+    /** From then on the kubelet has a newer one; the API still takes this one. */
+    warnafter?: number;
+  };
 }
 
-const encode = (o: object): string => Buffer.from(JSON.stringify(o)).toString('base64url');
+/** Of a token in a Secret: it names no audience and never expires. */
+interface LegacyClaims {
+  iss: typeof LEGACY_ISSUER;
+  sub: string;
+  'kubernetes.io/serviceaccount/namespace': string;
+  'kubernetes.io/serviceaccount/secret.name': string;
+  'kubernetes.io/serviceaccount/service-account.name': string;
+  'kubernetes.io/serviceaccount/service-account.uid': string;
+}
+const LEGACY_ISSUER = 'kubernetes/serviceaccount';
+
+/** When and for how long a token of a pod is good, and for whom. */
+export interface Grant {
+  audiences: readonly string[];
+  /** As asked for. */
+  seconds: number;
+  /** Unix seconds. */
+  issuedAt: number;
+  /** Names it. */
+  id: string;
+}
+
+/** Seconds that a token of a pod is good for, which may be more than it says. */
+export const lifeOf = ({ audiences, seconds }: Pick<Grant, 'audiences' | 'seconds'>): number =>
+  seconds === MOUNTED_SECONDS && audiences.length === 1 && audiences[0] === ISSUER ? YEAR_SECONDS : seconds;
 
 export interface TokensOptions {
   key: KeyObject;
@@ -113,32 +150,42 @@ export class Tokens {
       ]);
     const audiences = spec.audiences?.length ? spec.audiences : [ISSUER];
     const now = Math.floor(this.o.clock.now() / 1000);
-    const exp = now + seconds;
-    const claims: Claims = {
-      aud: audiences,
-      exp,
-      iat: now,
-      iss: ISSUER,
-      jti: randomUUID(),
-      nbf: now,
-      sub: `system:serviceaccount:${namespace}:${name}`,
-      'kubernetes.io': {
-        namespace,
-        serviceaccount: { name, uid: account.metadata!.uid! },
-        ...this.#bound(namespace, name, spec.boundObjectRef),
-      },
-    };
-    const head = `${encode({ alg: 'ES256', kid: this.#kid, typ: 'JWT' })}.${encode(claims)}`;
-    const signature = sign('sha256', Buffer.from(head), { key: this.o.key, dsaEncoding: 'ieee-p1363' });
+    const bound = this.#bound(namespace, name, spec.boundObjectRef);
+    const claims = claimsOf(account, bound, { audiences, seconds, issuedAt: now, id: randomUUID() });
     return {
       ...request,
       metadata: { name, namespace, creationTimestamp: rfc3339(now * 1000) },
       spec: { ...spec, audiences, expirationSeconds: seconds },
       status: {
-        token: `${head}.${signature.toString('base64url')}`,
-        expirationTimestamp: rfc3339(exp * 1000),
+        token: jwt(this.#kid, claims, this.signature(claims)),
+        expirationTimestamp: rfc3339((now + seconds) * 1000),
       },
     };
+  }
+
+  /** The key that `signature` is made with, by the name that it has in a token. */
+  get kid(): string {
+    return this.#kid;
+  }
+
+  /** What makes a token of claims: base64url. Each call gives another one, all of them good. */
+  signature(claims: object): string {
+    const head = Buffer.from(signedPart(this.#kid, claims));
+    return sign('sha256', head, { key: this.o.key, dsaEncoding: 'ieee-p1363' }).toString('base64url');
+  }
+
+  /** The token for a Secret of type `kubernetes.io/service-account-token`, good until the Secret or the account goes. */
+  forSecret(account: Frozen<ServiceAccount>, secret: string): string {
+    const { namespace = '', name = '', uid = '' } = account.metadata ?? {};
+    const claims: LegacyClaims = {
+      iss: LEGACY_ISSUER,
+      sub: `system:serviceaccount:${namespace}:${name}`,
+      'kubernetes.io/serviceaccount/namespace': namespace,
+      'kubernetes.io/serviceaccount/secret.name': secret,
+      'kubernetes.io/serviceaccount/service-account.name': name,
+      'kubernetes.io/serviceaccount/service-account.uid': uid,
+    };
+    return jwt(this.#kid, claims, this.signature(claims));
   }
 
   #bound(
@@ -186,9 +233,14 @@ export class Tokens {
   }
 
   #account(token: string, audiences: readonly string[]): { user: User; audiences: string[] } | undefined {
-    const claims = this.#verify(token);
-    const own = claims?.['kubernetes.io'];
-    if (!claims || !own) return undefined;
+    const signed = this.#verify(token);
+    if (signed?.iss === LEGACY_ISSUER)
+      return this.#legacy(signed as unknown as LegacyClaims, token, audiences);
+    const claims = signed as unknown as Claims | undefined;
+    const now = this.o.clock.now() / 1000;
+    if (claims?.iss !== ISSUER || claims.exp <= now || claims.nbf > now + LEEWAY) return undefined;
+    const own = claims['kubernetes.io'];
+    if (!own) return undefined;
     const shared = claims.aud.filter((a) => audiences.includes(a));
     if (shared.length === 0) return undefined;
     const { namespace, serviceaccount, pod, secret, node } = own;
@@ -218,8 +270,30 @@ export class Tokens {
     };
   }
 
-  /** Claims of a token that this hub signed and that is valid now. */
-  #verify(token: string): Claims | undefined {
+  /** Tokens in Secrets are good at this API alone, for as long as the Secret has them. */
+  #legacy(
+    claims: LegacyClaims,
+    token: string,
+    audiences: readonly string[],
+  ): { user: User; audiences: string[] } | undefined {
+    const namespace = claims['kubernetes.io/serviceaccount/namespace'];
+    const name = claims['kubernetes.io/serviceaccount/service-account.name'];
+    const uid = claims['kubernetes.io/serviceaccount/service-account.uid'];
+    const key = { namespace, name: claims['kubernetes.io/serviceaccount/secret.name'] };
+    if (!audiences.includes(ISSUER)) return undefined;
+    const secret = this.#find<Secret>(secrets, key);
+    const held = Buffer.from(String(secret?.data?.['token'] ?? ''), 'base64');
+    if (!secret || secret.metadata?.deletionTimestamp || !held.equals(Buffer.from(token))) return undefined;
+    if (this.#find<ServiceAccount>(serviceAccounts, { namespace, name })?.metadata?.uid !== uid)
+      return undefined;
+    return {
+      audiences: [ISSUER],
+      user: { name: claims.sub, uid, groups: [...accountGroups(namespace), 'system:authenticated'] },
+    };
+  }
+
+  /** Claims of a token that this hub signed; whether it is valid now is another question. */
+  #verify(token: string): { iss?: unknown } | undefined {
     if (token.length > MAX_TOKEN) return undefined;
     const [head, body, signature, ...more] = token.split('.');
     if (!head || !body || !signature || more.length) return undefined;
@@ -231,9 +305,7 @@ export class Tokens {
     );
     // The algorithm is this hub's own, whatever a header says; so nothing unsigned is parsed.
     if (!good) return undefined;
-    const claims = JSON.parse(Buffer.from(body, 'base64url').toString('utf8')) as Claims;
-    const now = this.o.clock.now() / 1000;
-    return claims.iss === ISSUER && claims.exp > now && claims.nbf <= now + LEEWAY ? claims : undefined;
+    return JSON.parse(Buffer.from(body, 'base64url').toString('utf8')) as { iss?: unknown };
   }
 
   /** Kubernetes' bootstrap tokens: `id.secret`, kept as Secrets in kube-system. */
@@ -273,6 +345,32 @@ export class Tokens {
       ...o,
       status: { authenticated: true, user: { username: name, ...rest }, audiences: found.audiences },
     };
+  };
+}
+
+/** What a token says, of an account, what it is bound to, and the time. Pure. */
+export function claimsOf(
+  account: Frozen<ServiceAccount>,
+  bound: Partial<Claims['kubernetes.io']>,
+  grant: Grant,
+): Claims {
+  const { namespace = '', name = '', uid = '' } = account.metadata ?? {};
+  const { audiences, seconds, issuedAt, id } = grant;
+  const life = bound.pod ? lifeOf(grant) : seconds;
+  return {
+    aud: [...audiences],
+    exp: issuedAt + life,
+    iat: issuedAt,
+    iss: ISSUER,
+    jti: id,
+    nbf: issuedAt,
+    sub: `system:serviceaccount:${namespace}:${name}`,
+    'kubernetes.io': {
+      namespace,
+      serviceaccount: { name, uid },
+      ...bound,
+      ...(life === seconds ? {} : { warnafter: issuedAt + seconds }),
+    },
   };
 }
 

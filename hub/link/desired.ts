@@ -1,11 +1,13 @@
 /** What each node must have, computed from the store's objects. */
 import { createHmac } from 'node:crypto';
-import type { ConfigMap, Pod, PodSpec, Secret, ServiceAccount } from 'kubernetes-types/core/v1.js';
+import type { ConfigMap, Node, Pod, PodSpec, Secret, ServiceAccount } from 'kubernetes-types/core/v1.js';
 import type { RuntimeClass } from 'kubernetes-types/node/v1.js';
-import { configMaps, pods, runtimeClasses, secrets, serviceAccounts } from '../../api/kinds/index.js';
+import type { Clock } from '../../api/clock.js';
+import { configMaps, nodes, pods, runtimeClasses, secrets, serviceAccounts } from '../../api/kinds/index.js';
 import { apiVersionOf, type Kind } from '../../api/kinds/kind.js';
 import type { KubeObject, ObjectMeta } from '../../api/meta/object.js';
 import { canonical, type Item, type ItemKind, type Items, itemKey } from '../../api/wire/set.js';
+import type { PodTokenSource } from '../auth/podtokens.js';
 import type { Frozen } from '../client.js';
 import type { Informer, Informers } from '../informer.js';
 
@@ -71,24 +73,41 @@ export function strip(
   return out as KubeObject;
 }
 
+/** The tokens of a pod; `object` signs them anew each time. */
+interface TokenItem extends Item {
+  /** The account and the node that they name. */
+  of: string;
+  /** Unix ms. */
+  until: number;
+}
+
 /** Nodes' desired sets, and whom a change concerns. Reads the informers' caches and holds no copies of its own. */
 export class DesiredSets {
   readonly #pods: Informer<Pod>;
-  readonly #lookup: { readonly [K in Exclude<ItemKind, 'p'>]: Informer<KubeObject> };
+  readonly #nodes: Informer<Node>;
+  readonly #lookup: { readonly [K in Exclude<ItemKind, 'p' | 't'>]: Informer<KubeObject> };
   readonly #items = new WeakMap<object, Item>();
+  /** Of pods with tokens: the item, and what it was made of. */
+  readonly #tokens = new WeakMap<object, TokenItem>();
+  /** Node to the end of the timer that waits for its tokens to be renewed. */
+  readonly #renewals = new Map<string, () => void>();
   /** Item key to the nodes whose pods refer to it, whether it exists or not. */
   readonly #wantedBy = new Map<string, Set<string>>();
   readonly #wants = new Map<string, Set<string>>();
 
   /**
    * `hashKey` keys the items' hashes: they travel in the clear to whoever runs the broker, and the plain hash of a
-   * short secret would let it be guessed. `changed` is called with each node whose set may have changed.
+   * short secret would let it be guessed. `changed` is called with each node whose set may have changed. Without
+   * `tokens` pods get none.
    */
   constructor(
     informers: Informers,
     private readonly hashKey: Buffer,
-    changed: (node: string) => void,
+    private readonly clock: Clock,
+    private readonly tokens: PodTokenSource | undefined,
+    private readonly changed: (node: string) => void,
   ) {
+    this.#nodes = informers.of(nodes);
     this.#pods = informers.of(pods).index('node', (p) => (p.spec?.nodeName ? [p.spec.nodeName] : []));
     this.#pods.onChange((_key, now, before) => {
       const nodes = new Set([now?.spec?.nodeName, before?.spec?.nodeName]);
@@ -120,7 +139,9 @@ export class DesiredSets {
   of(node: string): Items {
     const items: Items = new Map();
     const wants = new Set<string>();
-    const want = (kind: Exclude<ItemKind, 'p'>, namespace: string, name: string | undefined) => {
+    const now = this.clock.now();
+    let renewAt = Number.POSITIVE_INFINITY;
+    const want = (kind: Exclude<ItemKind, 'p' | 't'>, namespace: string, name: string | undefined) => {
       if (!name) return undefined;
       const key = itemKey(kind, { metadata: { namespace, name } });
       if (wants.has(key)) return undefined;
@@ -141,12 +162,60 @@ export class DesiredSets {
       const account = want('a', namespace, pod.spec?.serviceAccountName) as ServiceAccount | undefined;
       for (const p of account?.imagePullSecrets ?? []) want('s', namespace, p.name);
       want('r', '', pod.spec?.runtimeClassName);
+      const tokens = this.#tokensOf(pod, now);
+      if (!tokens) continue;
+      items.set(itemKey('t', { metadata: pod.metadata as ObjectMeta }), tokens);
+      renewAt = Math.min(renewAt, tokens.until);
     }
     this.#remember(node, wants);
+    this.#renew(node, renewAt - now);
     return items;
   }
 
+  #tokensOf(pod: Frozen<Pod>, now: number): TokenItem | undefined {
+    if (!this.tokens || TERMINAL.has(pod.status?.phase ?? '')) return undefined;
+    const { namespace = '' } = pod.metadata ?? {};
+    const account = this.#lookup.a.get(`${namespace}/${pod.spec?.serviceAccountName || 'default'}`) as
+      | Frozen<ServiceAccount>
+      | undefined;
+    if (!account) return undefined;
+    const node = this.#nodes.get(pod.spec?.nodeName ?? '');
+    const of = `${account.metadata?.uid} ${node?.metadata?.uid}`;
+    const known = this.#tokens.get(pod);
+    if (known && known.of === of && now < known.until) return known;
+    const made = this.tokens.of(pod, account, node, now);
+    if (!made) return undefined;
+    const item = {
+      of,
+      until: made.until,
+      hash: this.#hash(made.claims),
+      get object() {
+        return made.sign() as KubeObject;
+      },
+    };
+    this.#tokens.set(pod, item);
+    return item;
+  }
+
+  /** Looks at a node again once the first of its tokens is to be renewed. */
+  #renew(node: string, ms: number): void {
+    this.#renewals.get(node)?.();
+    this.#renewals.delete(node);
+    if (!Number.isFinite(ms)) return;
+    const cancel = this.clock.after(Math.max(ms, 1000), () => {
+      this.#renewals.delete(node);
+      this.changed(node);
+    });
+    this.#renewals.set(node, cancel);
+  }
+
+  stop(): void {
+    for (const cancel of this.#renewals.values()) cancel();
+    this.#renewals.clear();
+  }
+
   forget(node: string): void {
+    this.#renew(node, Number.POSITIVE_INFINITY);
     this.#remember(node, new Set());
     this.#wants.delete(node);
   }
@@ -171,9 +240,13 @@ export class DesiredSets {
     const known = this.#items.get(o);
     if (known) return known;
     const object = strip(kind, o, of);
-    const hash = createHmac('sha256', this.hashKey).update(canonical(object)).digest().subarray(0, 6);
-    const item = { hash: hash.toString('base64url'), object };
+    const item = { hash: this.#hash(object), object };
     this.#items.set(o, item);
     return item;
+  }
+
+  #hash(object: object): string {
+    const hash = createHmac('sha256', this.hashKey).update(canonical(object)).digest();
+    return hash.subarray(0, 6).toString('base64url');
   }
 }

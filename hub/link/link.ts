@@ -28,6 +28,7 @@ import { sessionKey } from '../../api/wire/session.js';
 import { canonical, digestOf, EMPTY_DIGEST, type Held, type Items, planDelta } from '../../api/wire/set.js';
 import type { PodLogOptions } from '../../api/wire/streams.js';
 import { type Channel, LIMITS, NODE_CN_PREFIX, nodeTopic, parseTopic } from '../../api/wire/topics.js';
+import type { PodTokenSource } from '../auth/podtokens.js';
 import type { Client, Frozen } from '../client.js';
 import { EventRecorder } from '../events.js';
 import { Informers } from '../informer.js';
@@ -55,6 +56,8 @@ export interface HubLinkOptions {
   addresses?: () => string[];
   /** Where agents reach the hub's OCI registry, told at every welcome: `host:port`. */
   registry?: () => string;
+  /** Tokens for the pods' ServiceAccounts; without it volumes that ask for one cannot be set up. */
+  tokens?: PodTokenSource;
   /** Milliseconds after a link broke until the Node says so. Default 10,000: an agent's restart passes unnoticed. */
   graceMs?: number;
   /** Milliseconds after a start until nodes that have not come back are given up. Default 60,000. */
@@ -145,8 +148,12 @@ export class HubLink implements NodeStreams {
     this.#log = options.log;
     this.#ownInformers = !options.informers;
     this.#informers = options.informers ?? new Informers(options.client, options.clock, options.log);
-    this.#desired = new DesiredSets(this.#informers, options.pki.deriveKey('desired item hashes'), (n) =>
-      this.#changed(n),
+    this.#desired = new DesiredSets(
+      this.#informers,
+      options.pki.deriveKey('desired item hashes'),
+      this.#clock,
+      options.tokens,
+      (n) => this.#changed(n),
     );
     this.#queue = new WorkQueue('nodes', (name) => this.#reconcile(name), this.#clock, this.#log, {
       concurrency: 16,
@@ -246,6 +253,7 @@ export class HubLink implements NodeStreams {
   async stop(): Promise<void> {
     this.#stopped = true;
     this.#cancelSweep?.();
+    this.#desired.stop();
     for (const n of this.#nodes.values()) {
       n.cancelDown?.();
       n.events.stop();

@@ -18,10 +18,10 @@ export interface AdmissionParts {
  * The chain, in Kubernetes' recommended order (pkg/kubeapiserver/options/plugins.go): first every `mutate` from top to
  * bottom, then the object's own validation, then every `validate`. Webhooks and quota stay at the end.
  */
-export const plugins = (_parts: AdmissionParts): readonly Plugin[] => [
+export const plugins = ({ clock }: AdmissionParts): readonly Plugin[] => [
   namespaceLifecycle,
   limitRanger,
-  serviceAccount,
+  serviceAccount(clock),
   podSecurity(),
   priority,
   runtimeClass,

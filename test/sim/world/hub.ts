@@ -4,6 +4,7 @@ import type { VirtualClock } from '../../../api/testing/virtual-clock.js';
 import { RbacAuthorizer } from '../../../hub/auth/authorizer.js';
 import { bootstrapRbac } from '../../../hub/auth/bootstrap.js';
 import { accessGuard } from '../../../hub/auth/guard.js';
+import { PodTokenSource } from '../../../hub/auth/podtokens.js';
 import type { Client } from '../../../hub/client.js';
 import { Controllers } from '../../../hub/controllers/controllers.js';
 import { Informers } from '../../../hub/informer.js';
@@ -90,6 +91,8 @@ export class SimHub {
       log,
       informers,
       addresses: () => ['hub:8883'],
+      // Nobody checks them here, and real signatures would differ from run to run.
+      tokens: new PodTokenSource({ kid: 'sim', signature: () => 's'.repeat(86) }),
     });
     const scheduler = new Scheduler({ client, informers, clock: process, log });
     const controllers = new Controllers({
