@@ -461,7 +461,10 @@ export function mountDisks(disks: ReadonlyMap<string, SimDisk>): () => void {
     rmdir: (d, p) => d.rmdir(p),
     unlink: (d, p) => d.rm(p),
     stat: (d, p) => stats(d.must(p, 'stat')),
-    lstat: (d, p) => stats(d.must(p, 'lstat', false)),
+    lstat: (d, p, o?: { throwIfNoEntry?: boolean }) => {
+      if (o?.throwIfNoEntry === false && !d.find(p, false).inode) return undefined;
+      return stats(d.must(p, 'lstat', false));
+    },
     readlink: (d, p) => {
       const i = d.must(p, 'readlink', false);
       return i.kind === 'link' ? i.target : fail('EINVAL', 'readlink', p);
