@@ -34,6 +34,33 @@ const env = (c: Partial<Container>) =>
   Object.fromEntries(containerEnv(...podOf(c), config, facts).map((e) => [e.name, e.value]));
 
 describe('environment', () => {
+  it('says where the API is, once that is known', () => {
+    const where = (api: string, c: Partial<Container> = {}) =>
+      Object.fromEntries(containerEnv(...podOf(c), config, { ...facts, api }).map((e) => [e.name, e.value]));
+    expect(env({})).toEqual({});
+    expect(where('192.0.2.9:6443')).toEqual({
+      KUBERNETES_SERVICE_HOST: '192.0.2.9',
+      KUBERNETES_SERVICE_PORT: '6443',
+      KUBERNETES_SERVICE_PORT_HTTPS: '6443',
+      KUBERNETES_PORT: 'tcp://192.0.2.9:6443',
+      KUBERNETES_PORT_6443_TCP: 'tcp://192.0.2.9:6443',
+      KUBERNETES_PORT_6443_TCP_PROTO: 'tcp',
+      KUBERNETES_PORT_6443_TCP_PORT: '6443',
+      KUBERNETES_PORT_6443_TCP_ADDR: '192.0.2.9',
+    });
+    const own = where('[fd00::1]:6443', {
+      env: [
+        { name: 'KUBERNETES_SERVICE_PORT', value: '1' },
+        { name: 'AT', value: '$(KUBERNETES_SERVICE_HOST)' },
+      ],
+    });
+    expect(own).toMatchObject({
+      KUBERNETES_SERVICE_HOST: 'fd00::1',
+      KUBERNETES_SERVICE_PORT: '1',
+      AT: 'fd00::1',
+    });
+  });
+
   it('comes from maps, secrets, fields and resources, later over earlier', () => {
     expect(
       env({

@@ -45,10 +45,11 @@ const facts: PodFacts = {
 let root: string;
 let maps: Record<string, ConfigMap>;
 let secrets: Record<string, Secret>;
+let tokens: Record<string, string>;
 const config: Config = {
   configMap: (_, n) => maps[n],
   secret: (_, n) => secrets[n],
-  token: () => undefined,
+  token: (_uid, { audience = '', expirationSeconds = 3600 }) => tokens[`${expirationSeconds} ${audience}`],
   pullSecrets: () => [],
 };
 
@@ -56,6 +57,7 @@ beforeEach(() => {
   root = mkdtempSync(join(tmpdir(), 'volumes-'));
   mkdirSync(join(root, 'memory'));
   maps = { settings: { data: { a: 'one', b: 'two' }, binaryData: { bin: 'AAEC' } } };
+  tokens = {};
   secrets = { key: { data: { password: Buffer.from('geheim').toString('base64') } } };
 });
 afterEach(() => {
@@ -165,6 +167,40 @@ describe('configMap, secret, downwardAPI, projected', () => {
     );
   });
 
+  it('hold the tokens that were sent, in memory, each at its path, and take newer ones', async () => {
+    tokens = { '3607 ': 'first', '600 vault': 'other' };
+    const volumes = make();
+    const source = (serviceAccountToken: { path: string; expirationSeconds: number; audience?: string }) => ({
+      serviceAccountToken,
+    });
+    const sources = [
+      source({ path: 'token', expirationSeconds: 3607 }),
+      source({ path: 'vault/token', expirationSeconds: 600, audience: 'vault' }),
+    ];
+    const pod = (securityContext: object) =>
+      podWith([{ name: 'v', projected: { sources, defaultMode: 0o644 } }], [{ name: 'v', mountPath: '/t' }], {
+        securityContext,
+      });
+    const plain = pod({});
+    await volumes.setUp(plain, config, facts);
+    const [mount] = (await volumes.mounts(plain, plain.spec!.containers[0]!, [])).mounts;
+    expect(mount!.hostPath.startsWith(join(root, 'memory'))).toBe(true);
+    const file = (name: string) => join(mount!.hostPath, name);
+    expect(readFileSync(file('token'), 'utf8')).toBe('first');
+    expect(readFileSync(file('vault/token'), 'utf8')).toBe('other');
+    expect(statSync(file('token')).mode & 0o777).toBe(0o644);
+    tokens['3607 '] = 'second';
+    expect(await volumes.refresh(plain, config, facts)).toEqual(['v']);
+    expect(readFileSync(file('token'), 'utf8')).toBe('second');
+    // The hub may be out of reach, or the account gone: what is there stays.
+    tokens = {};
+    await expect(volumes.refresh(plain, config, facts)).rejects.toThrow('failed to fetch token');
+    expect(readFileSync(file('token'), 'utf8')).toBe('second');
+    tokens = { '3607 ': 'third', '600 vault': 'other' };
+    await volumes.setUp(pod({ fsGroup: 0 }), config, facts);
+    expect(statSync(file('token')).mode & 0o777).toBe(0o640);
+  });
+
   it('name what is missing, unless it is optional', async () => {
     const v = (source: object) => make().setUp(podWith([{ name: 'v', ...source }]), config, facts);
     await expect(v({ configMap: { name: 'none' } })).rejects.toThrow(
@@ -176,7 +212,7 @@ describe('configMap, secret, downwardAPI, projected', () => {
     );
     await v({ configMap: { name: 'none', optional: true } });
     await expect(v({ projected: { sources: [{ serviceAccountToken: { path: 'token' } }] } })).rejects.toThrow(
-      'token',
+      'MountVolume.SetUp failed for volume "v" : failed to fetch token: the hub has sent none yet for service account "default"',
     );
     await expect(v({ nfs: { server: 's', path: '/' } })).rejects.toThrow(
       'volume type "nfs" is not supported',
