@@ -84,6 +84,7 @@ export const endpoints: Kind<Endpoints> = {
   categories: [],
   namespaced: true,
   schema: 'io.k8s.api.core.v1.Endpoints',
+  createOnUpdate: true,
   columns: [nameColumn, column('Endpoints', 'string', 'Addresses that are ready.', addressesText), ageColumn],
   status: false,
   selectable: {},

@@ -3,7 +3,7 @@ import { customResourceDefinitions } from './crd.js';
 import { certificateSigningRequests } from './csr.js';
 import { controllerRevisions, daemonSets } from './daemonset.js';
 import { endpointSlices, endpoints } from './endpoints.js';
-import { events } from './event.js';
+import { events, newEvents } from './event.js';
 import type { Kind } from './kind.js';
 import { leases } from './lease.js';
 import { limitRanges } from './limitrange.js';
@@ -42,6 +42,7 @@ export {
   limitRanges,
   localSubjectAccessReviews,
   namespaces,
+  newEvents,
   nodes,
   pods,
   priorityClasses,
@@ -83,6 +84,7 @@ export const allKinds: readonly Kind[] = [
   statefulSets,
   controllerRevisions,
   endpointSlices,
+  newEvents,
   roles,
   roleBindings,
   clusterRoles,

@@ -48,6 +48,22 @@ export interface Requester {
   readonly extra?: Readonly<Record<string, readonly string[]>>;
 }
 
+/**
+ * Makes a kind another form of the objects of another one, which is stored: `events.k8s.io/v1` of core's Events, an older
+ * version of a newer. Reads, writes, watches and applies work through both. Who owns which field is told in the stored
+ * form. Neither function sets `apiVersion` and `kind`.
+ */
+export interface View<T extends KubeObject, S extends KubeObject> {
+  readonly of: Kind<S>;
+  /** A stored object, which is frozen, in this form; may share its parts. */
+  show(stored: S): T;
+  /**
+   * What to store. `o` is an object, or what of one somebody applies; `stored` what is there: parts that this form
+   * cannot say are to be kept. May share the parts of both.
+   */
+  keep(o: T, stored?: S): S;
+}
+
 /** One declaration per kind: every verb, format and tool works from it. */
 export interface Kind<T extends KubeObject = AnyObject> {
   /** '' for the core group. */
@@ -76,6 +92,10 @@ export interface Kind<T extends KubeObject = AnyObject> {
   /** Field selector label → value; `metadata.name` and `metadata.namespace` are always there. */
   readonly selectable: Readonly<Record<string, (o: T) => string>>;
   readonly custom?: CustomParts;
+  // biome-ignore lint/suspicious/noExplicitAny: as a member of T it would keep kinds from being told as Kind<never>
+  readonly view?: View<any, any>;
+  /** A PUT on a name that is not there makes the object. */
+  readonly createOnUpdate?: boolean;
   /** Counts changes of the spec in `metadata.generation`, or of what the function gives. */
   readonly generation?: boolean | ((o: T) => unknown);
   /** What is wrong with a name; absent: a DNS-1123 subdomain is asked for. */

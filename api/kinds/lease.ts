@@ -13,6 +13,7 @@ export const leases: Kind<Lease> = {
   categories: [],
   namespaced: true,
   schema: 'io.k8s.api.coordination.v1.Lease',
+  createOnUpdate: true,
   columns: [
     nameColumn,
     column('Holder', 'string', 'Who holds it.', (o) => o.spec?.holderIdentity ?? ''),

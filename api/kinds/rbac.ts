@@ -144,6 +144,7 @@ export const roles: Kind<Role> = {
   singular: 'role',
   namespaced: true,
   schema: 'io.k8s.api.rbac.v1.Role',
+  createOnUpdate: true,
   columns: [nameColumn, createdAtColumn],
   validate: (o) => validateRules(o.rules, true),
 };
@@ -155,6 +156,7 @@ export const clusterRoles: Kind<ClusterRole> = {
   singular: 'clusterrole',
   namespaced: false,
   schema: 'io.k8s.api.rbac.v1.ClusterRole',
+  createOnUpdate: true,
   columns: [nameColumn, createdAtColumn],
   validate: (o) => [
     ...validateRules(o.rules, false),
@@ -176,6 +178,7 @@ export const roleBindings: Kind<RoleBinding> = {
   singular: 'rolebinding',
   namespaced: true,
   schema: 'io.k8s.api.rbac.v1.RoleBinding',
+  createOnUpdate: true,
   columns: bindingColumns,
   setDefaults: defaultBinding,
   validate: (o) => validateBinding(o, true),
@@ -189,6 +192,7 @@ export const clusterRoleBindings: Kind<ClusterRoleBinding> = {
   singular: 'clusterrolebinding',
   namespaced: false,
   schema: 'io.k8s.api.rbac.v1.ClusterRoleBinding',
+  createOnUpdate: true,
   columns: bindingColumns,
   setDefaults: defaultBinding,
   validate: (o) => validateBinding(o, false),

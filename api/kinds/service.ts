@@ -184,6 +184,7 @@ export const services: Kind<Service> = {
   categories: ['all'],
   namespaced: true,
   schema: 'io.k8s.api.core.v1.Service',
+  createOnUpdate: true,
   columns: [
     nameColumn,
     column('Type', 'string', 'How it is exposed.', (o) => o.spec?.type ?? ''),

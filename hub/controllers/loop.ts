@@ -37,7 +37,7 @@ export function onePerResource(kinds: readonly Kind[]): Kind[] {
   const seen = new Map<string, Kind>();
   for (const k of kinds) {
     const name = `${k.group}/${k.plural}`;
-    if (k.verbs) continue;
+    if (k.verbs || k.view) continue;
     if (!seen.has(name)) seen.set(name, k);
   }
   return [...seen.values()];

@@ -123,11 +123,16 @@ const create: Run = async (b, call, req) => {
 
 const update: Run = async (b, call, req) => {
   const f = form(call, req, 'object');
-  const ctx = context(call, req);
+  let made = false;
+  const checkCreate = () => {
+    made = true;
+    call.demand?.('create');
+  };
+  const ctx = { ...context(call, req), checkCreate };
   const { kind } = call.target;
   const body = await readBody(req, ctx, subresourceOf(call) === 'scale' ? 'Scale' : kind.kind);
   const o = await b.registry.update(ctx, kind, keyOfTarget(call.target), body, subresourceOf(call));
-  return warn(await b.encoder.object(kind, o, f), ctx.warnings);
+  return warn(await b.encoder.object(kind, o, f, made ? 201 : 200), ctx.warnings);
 };
 
 const PATCHES: readonly string[] = Object.values(PATCH_TYPES);

@@ -72,6 +72,7 @@ import { jsonPatch, mergePatch, strategicMergePatch } from './patch.js';
 import { SCALE_SCHEMA, scaleOf, setScale } from './scale.js';
 import { ServiceAddresses } from './service-addresses.js';
 import { problemsOf } from './typed.js';
+import { kept, shown, storedKind } from './views.js';
 import { KindWatcher } from './watch.js';
 
 /** etcd's limit for one value, and therefore Kubernetes'. */
@@ -323,7 +324,17 @@ export class Registry implements RegistryVerbs {
   ): Promise<Frozen<AnyObject>> {
     const o = this.#decode(ctx, kind, body);
     const answer = this.answers.get(kind);
-    return answer ? deepFreeze(await answer(ctx, o, namespace)) : this.#insert(ctx, kind, namespace, o);
+    if (answer) return deepFreeze(await answer(ctx, o, namespace));
+    return shown(kind, await this.#insert(ctx, storedKind(kind), namespace, this.#kept(kind, o)));
+  }
+
+  /** A whole object in the form in which it is stored. */
+  #kept(kind: Kind, o: AnyObject, stored?: AnyObject): AnyObject {
+    if (!kind.view) return o;
+    kind.setDefaults?.(o);
+    const old = stored && shown(kind, stored);
+    this.#validate(kind.view.of, o.metadata?.name ?? '', [], () => kind.validate?.(o, old) ?? []);
+    return kept(kind, o, stored);
   }
 
   /** `owners` are known already when the object comes from an apply. */
@@ -471,11 +482,24 @@ export class Registry implements RegistryVerbs {
       throw badRequest(
         `the name of the object (${meta.name}) does not match the name on the URL (${key.name})`,
       );
+    const home = storedKind(kind);
     const pinned = meta?.resourceVersion;
-    return this.#change(ctx, kind, key, subresource, 'UpdateOptions', (_current, attempt) => {
-      if (attempt > 1 && pinned) throw conflict(kind.plural, key.name, MODIFIED, kind.group);
-      return { wanted: o };
-    });
+    const wanted = (current: AnyObject) => (subresource === 'scale' ? o : this.#kept(kind, o, current));
+    try {
+      const now = await this.#change(ctx, home, key, subresource, 'UpdateOptions', (current, attempt) => {
+        if (attempt > 1 && pinned) throw conflict(kind.plural, key.name, MODIFIED, kind.group);
+        return { wanted: wanted(current) };
+      });
+      return subresource === 'scale' ? now : shown(kind, now);
+    } catch (e) {
+      const absent = isApiError(e, 'NotFound') && !this.#store.get(this.#key(kind, key));
+      if (!absent || subresource || !home.createOnUpdate) throw e;
+    }
+    this.#checkPreconditions(kind, key.name, { uid: meta?.uid }, { uid: '' });
+    await ctx.checkCreate?.();
+    const { resourceVersion: _, ...metadata } = metaOf(o);
+    const made = { ...o, metadata: { ...metadata, name: key.name } };
+    return shown(kind, await this.#insert(ctx, home, key.namespace, this.#kept(kind, made)));
   }
 
   async patch(
@@ -507,11 +531,14 @@ export class Registry implements RegistryVerbs {
       invalidObject({ kind: '', group: '' }, '', [
         invalid('patch', JSON.stringify(body), `strict decoding error: ${texts.join(', ')}`),
       ]);
-    return this.#change(ctx, kind, key, subresource, 'PatchOptions', (current) => {
-      const view = subresource === 'scale' ? scaleOf(kind, current) : current;
+    const home = storedKind(kind);
+    const now = await this.#change(ctx, home, key, subresource, 'PatchOptions', (current) => {
+      const view = subresource === 'scale' ? scaleOf(home, current) : shown(kind, current);
       const patched = run(deepCopy(view) as Plain);
-      return { wanted: this.#decode(ctx, kind, patched, subresource, strictError) };
+      const wanted = this.#decode(ctx, kind, patched, subresource, strictError);
+      return { wanted: subresource === 'scale' ? wanted : this.#kept(kind, wanted, current) };
     });
+    return subresource === 'scale' ? now : shown(kind, now);
   }
 
   async apply(
@@ -522,23 +549,25 @@ export class Registry implements RegistryVerbs {
     { force }: { force: boolean },
     subresource?: Subresource,
   ): Promise<{ object: Frozen<AnyObject>; created: boolean }> {
-    const manager = this.#manager(ctx, kind, subresource, 'Apply');
+    const home = storedKind(kind);
+    const manager = this.#manager(ctx, home, subresource, 'Apply');
     if (!manager) throw badRequest('an apply needs a field manager');
     if (ctx.duplicates?.length && ctx.fieldValidation === 'Strict')
       throw badRequest(`error strict decoding patch: ${ctx.duplicates.join(', ')}`);
-    const config = this.#decodeApplied(ctx, kind, key, body, subresource);
+    const applied = this.#decodeApplied(ctx, kind, key, body, subresource);
+    const config = subresource === 'scale' ? applied : kept(kind, applied);
     const lay = (live: AnyObject, entries?: ObjectMeta['managedFields']): Applied =>
-      apply(this.#write(kind, subresource), entries, live, config, manager, force);
+      apply(this.#write(home, subresource), entries, live, config, manager, force);
     // Someone else may make the object, or take it away, in between.
     for (let attempt = 1; ; attempt++) {
       try {
         if (this.#store.get(this.#key(kind, key)) || subresource) {
-          const object = await this.#change(ctx, kind, key, subresource, 'PatchOptions', (current) => {
+          const object = await this.#change(ctx, home, key, subresource, 'PatchOptions', (current) => {
             const { object, owners } = lay(current, current.metadata!.managedFields);
             const wanted = deepCopy(object);
-            return { wanted: subresource === 'scale' ? scaleOf(kind, wanted) : wanted, owners };
+            return { wanted: subresource === 'scale' ? scaleOf(home, wanted) : wanted, owners };
           });
-          return { object, created: false };
+          return { object: subresource === 'scale' ? object : shown(kind, object), created: false };
         }
         const { metadata } = config;
         if (metadata?.uid)
@@ -554,8 +583,8 @@ export class Registry implements RegistryVerbs {
           );
         await ctx.checkCreate?.();
         const { object, owners } = lay({});
-        const made = await this.#insert(ctx, kind, key.namespace, deepCopy(object), owners);
-        return { object: made, created: true };
+        const made = await this.#insert(ctx, home, key.namespace, deepCopy(object), owners);
+        return { object: shown(kind, made), created: true };
       } catch (e) {
         const raced = isApiError(e, 'AlreadyExists') || (!subresource && isApiError(e, 'NotFound'));
         const there = this.#store.get(this.#key(kind, key)) !== undefined;
@@ -985,6 +1014,10 @@ export class Registry implements RegistryVerbs {
     key: ObjectKey,
     options: DeleteOptions,
   ): Promise<DeleteResult> {
+    if (kind.view) {
+      const { object, removed } = await this.delete(ctx, kind.view.of, key, options);
+      return { object: shown(kind, object), removed };
+    }
     const target: Target = { operation: 'DELETE', kind };
     return this.#inTurn(target, key, async () => {
       const asked = this.#admission.concerns(target);
@@ -1172,7 +1205,8 @@ export class Registry implements RegistryVerbs {
   // ---- helpers
 
   #prefix(kind: Kind, namespace?: string): string {
-    const base = `/${kind.group || 'core'}/${kind.plural}/`;
+    const { group, plural } = storedKind(kind);
+    const base = `/${group || 'core'}/${plural}/`;
     return kind.namespaced && namespace ? `${base}${namespace}/` : base;
   }
 
@@ -1194,7 +1228,7 @@ export class Registry implements RegistryVerbs {
   /** The object of an entry as its kind shows it, with its resourceVersion in it. */
   #give(entry: Entry, kind: Kind): AnyObject {
     const o = this.#stampedValue(entry);
-    return kind.custom ? kind.custom.view(o) : o;
+    return kind.custom ? kind.custom.view(o) : shown(kind, o);
   }
 
   #stampedValue(entry: Entry): AnyObject {

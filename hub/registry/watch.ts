@@ -26,15 +26,15 @@ interface KindWatch {
   ended(): void;
 }
 
-/** One copy per deletion for all watchers: the last state, with the revision of the deletion. */
-const deleted = new WeakMap<StoreEvent, AnyObject>();
+/** One copy per deletion (and form of the object) for all watchers: the last state, with the revision of the deletion. */
+const deleted = new WeakMap<AnyObject, AnyObject>();
 
 function lastState(e: StoreEvent, before: AnyObject): AnyObject {
-  let o = deleted.get(e);
+  let o = deleted.get(before);
   if (!o) {
     const metadata = Object.freeze({ ...before.metadata, resourceVersion: String(e.revision) });
     o = Object.freeze({ ...before, metadata });
-    deleted.set(e, o);
+    deleted.set(before, o);
   }
   return o;
 }
