@@ -8,10 +8,10 @@ const BUDGETS: Record<string, string> = {
   create: '>= 2310',
   get: '>= 6814',
   'list of 1,000 pods': '>= 98',
-  'watch deliveries': '>= 25200',
+  'watch deliveries to 32 watchers': '>= 25200',
 };
 
-/** Requests per second that a hub on NeDB answers, asked by a process of its own over TLS. */
+/** Requests per second that a hub on NeDB answers and how long each takes, asked by a process of its own over TLS. */
 export async function run(o: Options): Promise<Row[]> {
   const rows: Row[] = [];
   for (const protocol of ['http/1.1', 'h2']) {
@@ -21,18 +21,18 @@ export async function run(o: Options): Promise<Row[]> {
         system.hubDir,
         protocol,
         String(o.apiSeconds),
+        String(system.hub.pid),
       ]);
-      const figures = await new Promise<Record<string, number>>((resolve, reject) => {
-        load.on('message', (m) => resolve(m as Record<string, number>));
+      const measured = await new Promise<Row[]>((resolve, reject) => {
+        load.on('message', (m) => resolve(m as Row[]));
         load.on('exit', (code) => reject(new Error(`the load process ended with ${code}`)));
       });
-      for (const [name, value] of Object.entries(figures))
+      for (const row of measured)
         rows.push({
-          name: `API: ${name}, ${protocol}`,
-          value,
-          unit: '1/s',
-          budget: BUDGETS[name],
-          note: `32 clients over TLS in another process, ${o.apiSeconds} s`,
+          ...row,
+          name: `API: ${row.name}, ${protocol}`,
+          ...(row.unit === '1/s' && BUDGETS[row.name] ? { budget: BUDGETS[row.name] } : {}),
+          note: row.note ?? `32 clients over TLS in another process, ${o.apiSeconds} s`,
         });
     } finally {
       await system.stop();

@@ -32,6 +32,7 @@ export function subresourcesOf(k: Kind): Subresource[] {
       version: 'v1',
       kind: 'TokenRequest',
     });
+  if (k.group === '' && k.plural === 'namespaces') out.push({ name: 'finalize', verbs: ['update'] });
   if (k.scale) out.push({ name: 'scale', verbs: PART, group: 'autoscaling', version: 'v1', kind: 'Scale' });
   for (const name of [...(k.statusDoors ?? []), ...Object.keys(k.specDoors ?? {})])
     out.push({ name, verbs: PART });
