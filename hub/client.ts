@@ -33,6 +33,18 @@ export interface KindTable {
   onKinds(listener: () => void): void;
 }
 
+/** What the quotas of a namespace come to, as admission counts it. */
+export interface QuotaUsage {
+  /** `status` by name of the quota. */
+  statusOf(
+    namespace: string,
+  ): ReadonlyMap<string, { hard: Record<string, string>; used: Record<string, string> }>;
+  /** Ms until something changes though nobody writes; undefined: nothing will. */
+  changesIn(namespace: string): number | undefined;
+  /** Calls `listener` after what is used in a namespace changed. */
+  onUsage(listener: (namespace: string, quotas: readonly string[]) => void): void;
+}
+
 /** Ends when `close` is called or when the watcher fell too far behind (then it throws ApiError 'Expired'). */
 export interface Watcher<T> extends AsyncIterable<WatchEvent<T>> {
   close(): void;

@@ -172,6 +172,7 @@ export class Hub {
       clock,
       log: log.child({ room: 'controllers' }),
       kinds: registry,
+      quota: registry.quota,
       caPem: pki.caPem,
       certificates: { authorizer, sign: pki.signRequest },
     });

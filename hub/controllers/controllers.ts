@@ -3,7 +3,7 @@ import { daemonSets, statefulSets } from '../../api/kinds/index.js';
 import type { Kind } from '../../api/kinds/kind.js';
 import type { Log } from '../../api/log.js';
 import type { Authorizer } from '../auth/attributes.js';
-import type { Client, KindTable } from '../client.js';
+import type { Client, KindTable, QuotaUsage } from '../client.js';
 import { EventRecorder } from '../events.js';
 import type { Informers } from '../informer.js';
 import { WorkQueue } from '../queue.js';
@@ -19,6 +19,7 @@ import { namespaceLoop } from './namespace.js';
 import { nodeStatusLoop } from './nodestatus.js';
 import { nodeTaintsLoop } from './nodetaints.js';
 import { podGcLoop } from './podgc.js';
+import { quotaLoop } from './quota.js';
 import { replicaSetLoop } from './replicaset.js';
 import { serviceAccountLoop } from './serviceaccount.js';
 
@@ -36,6 +37,8 @@ export interface ControllersOptions {
   caPem: string;
   /** Signs what CertificateSigningRequests ask for; without it they wait for a signer of somebody else's. */
   certificates?: { authorizer: Authorizer; sign: SignRequest };
+  /** What quotas come to; without it nobody writes their status. */
+  quota?: QuotaUsage;
   /** Ended pods that are kept, in the whole cluster. Default 500. */
   keepEndedPods?: number;
 }
@@ -72,6 +75,7 @@ export class Controllers {
         ? { certificates: certificatesLoop(o.certificates.authorizer, o.certificates.sign) }
         : {}),
     };
+    if (o.quota) loops['quota'] = quotaLoop(o.quota);
     for (const [name, [kinds, load]] of Object.entries(LAZY))
       loops[name] = lazily(kinds, load, this.#loading);
     const { client, informers, clock, log } = o;

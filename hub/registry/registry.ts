@@ -39,6 +39,7 @@ import { Compacted, type Entry, RevisionConflict, type Store } from '../store/st
 import { AdmissionChain } from './admission/chain.js';
 import { type OptionsKind, Request, type Target, type World } from './admission/plugin.js';
 import { plugins, without } from './admission/plugins.js';
+import { ResourceQuotas } from './admission/quota/resourcequota.js';
 import type { Allocator, Claim } from './allocator.js';
 import {
   type Answer,
@@ -130,6 +131,8 @@ export class Registry implements RegistryVerbs {
   readonly #allocators = new Map<Kind, Allocator<AnyObject>>();
   /** Answers TokenRequests for ServiceAccounts. */
   tokens: { request(namespace: string, name: string, request: AnyObject): Promise<AnyObject> } | undefined;
+  /** What quotas come to. */
+  readonly quota: ResourceQuotas;
   readonly #store: Store;
   readonly #clock: Clock;
   readonly #log: Log;
@@ -163,6 +166,7 @@ export class Registry implements RegistryVerbs {
     },
     scan: (kind, namespace) =>
       this.#store.list(this.#prefix(kind, namespace)).entries.map((e) => this.#give(e, kind)),
+    kinds: () => this.kinds,
   };
   readonly #admission: AdmissionChain;
   /** What plugins listed, until one of the kind changes. */
@@ -179,7 +183,9 @@ export class Registry implements RegistryVerbs {
     this.#clock = clock;
     this.#log = log;
     this.#continuations = new Continuations(clock);
-    this.#admission = new AdmissionChain(without(plugins({ clock, log }), disabledAdmission), this.#world);
+    this.quota = new ResourceQuotas(this.#world, clock);
+    const chain = plugins({ clock, log, quota: this.quota });
+    this.#admission = new AdmissionChain(without(chain, disabledAdmission), this.#world);
     this.setCustomKinds([]);
     const kind = services as unknown as Kind;
     const all = () => store.list(this.#prefix(kind)).entries.map((e) => e.value as Service);
@@ -465,8 +471,11 @@ export class Registry implements RegistryVerbs {
 
   /** After each write that the store acknowledged. */
   #committed(kind: Kind, now: Entry | undefined, before: AnyObject | undefined): void {
-    this.#lists.delete(kind);
-    this.#admission.committed(kind, now?.value as AnyObject | undefined, before);
+    const after = now?.value as AnyObject | undefined;
+    const lists = this.#lists.get(kind);
+    lists?.delete('');
+    lists?.delete((after ?? before)?.metadata?.namespace ?? '');
+    this.#admission.committed(kind, after, before);
   }
 
   async update(

@@ -6,7 +6,7 @@ import { AdmissionChain } from './chain.js';
 import { type Plugin, Request, type World } from './plugin.js';
 
 const KIND = pods as unknown as Kind;
-const world: World = { get: () => undefined, list: () => [], scan: () => [] };
+const world: World = { get: () => undefined, list: () => [], scan: () => [], kinds: () => [] };
 const request = () => {
   const ctx: RequestContext = { user: 'u', groups: [], warnings: [] };
   return new Request({

@@ -17,6 +17,8 @@ export interface World {
   list(kind: Kind, namespace?: string): readonly Frozen<AnyObject>[];
   /** The same, of any kind and found anew. */
   scan(kind: Kind, namespace?: string): Frozen<AnyObject>[];
+  /** All kinds that are served now. */
+  kinds(): readonly Kind[];
 }
 
 /** Resource, operation and door of a request: what decides which plugins are asked. */

@@ -5,6 +5,7 @@ import { namespaceLifecycle } from './namespacelifecycle.js';
 import type { Plugin } from './plugin.js';
 import { podSecurity } from './podsecurity/podsecurity.js';
 import { priority } from './priority.js';
+import type { ResourceQuotas } from './quota/resourcequota.js';
 import { runtimeClass } from './runtimeclass.js';
 import { serviceAccount } from './serviceaccount.js';
 
@@ -12,19 +13,21 @@ import { serviceAccount } from './serviceaccount.js';
 export interface AdmissionParts {
   clock: Clock;
   log: Log;
+  quota: ResourceQuotas;
 }
 
 /**
  * The chain, in Kubernetes' recommended order (pkg/kubeapiserver/options/plugins.go): first every `mutate` from top to
  * bottom, then the object's own validation, then every `validate`. Webhooks and quota stay at the end.
  */
-export const plugins = ({ clock }: AdmissionParts): readonly Plugin[] => [
+export const plugins = ({ clock, quota }: AdmissionParts): readonly Plugin[] => [
   namespaceLifecycle,
   limitRanger,
   serviceAccount(clock),
   podSecurity(),
   priority,
   runtimeClass,
+  quota,
 ];
 
 /** The chain less those that the operator does not want. Throws for a name that none has. */

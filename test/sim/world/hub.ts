@@ -101,6 +101,7 @@ export class SimHub {
       clock: process,
       log,
       kinds: registry,
+      quota: registry.quota,
       // Stored in every namespace. The real one differs in length from run to run, which would move compactions.
       caPem: 'PEM',
     });
