@@ -3,7 +3,8 @@ import { customResourceDefinitions } from './crd.js';
 import { certificateSigningRequests } from './csr.js';
 import { controllerRevisions, daemonSets } from './daemonset.js';
 import { endpointSlices, endpoints } from './endpoints.js';
-import { events, newEvents } from './event.js';
+import { events, events, newEvents } from './event.js';
+import { jobs } from './job.js';
 import type { Kind } from './kind.js';
 import { leases } from './lease.js';
 import { limitRanges } from './limitrange.js';
@@ -38,6 +39,7 @@ export {
   endpointSlices,
   endpoints,
   events,
+  jobs,
   leases,
   limitRanges,
   localSubjectAccessReviews,
@@ -83,6 +85,7 @@ export const allKinds: readonly Kind[] = [
   daemonSets,
   statefulSets,
   controllerRevisions,
+  jobs,
   endpointSlices,
   newEvents,
   roles,

@@ -102,6 +102,8 @@ export interface Kind<T extends KubeObject = AnyObject> {
   readonly validName?: (name: string) => string[];
   /** Something other than `metadata.finalizers` that keeps a deleted object from going (a Namespace's `spec.finalizers`). */
   readonly holdsDeletion?: (o: T) => boolean;
+  /** A delete that does not say what becomes of dependents leaves them behind. */
+  readonly orphansByDefault?: boolean;
   /** Grace period in seconds when a delete names none; absent: deletion is immediate. */
   readonly defaultGracePeriod?: (o: T) => number;
   /** The version in which objects are stored; absent: this one. */

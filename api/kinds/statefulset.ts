@@ -52,10 +52,7 @@ function setDefaults(o: StatefulSet): void {
     strategy.type = 'RollingUpdate';
     strategy.rollingUpdate ??= {};
   }
-  if (strategy.type === 'RollingUpdate' && strategy.rollingUpdate) {
-    strategy.rollingUpdate.partition ??= 0;
-    strategy.rollingUpdate.maxUnavailable ??= 1;
-  }
+  if (strategy.type === 'RollingUpdate' && strategy.rollingUpdate) strategy.rollingUpdate.partition ??= 0;
   spec.persistentVolumeClaimRetentionPolicy ??= {};
   spec.persistentVolumeClaimRetentionPolicy.whenDeleted ||= 'Retain';
   spec.persistentVolumeClaimRetentionPolicy.whenScaled ||= 'Retain';
@@ -72,7 +69,7 @@ function validateStrategy(strategy: StatefulSpec['updateStrategy'], at: string):
   if (type === 'OnDelete') return [invalid(f, r, "only allowed for updateStrategy 'RollingUpdate'")];
   return [
     ...atLeastZero(r.partition, `${f}.partition`),
-    ...validateIntOrPercent(r.maxUnavailable, `${f}.maxUnavailable`),
+    ...(r.maxUnavailable === undefined ? [] : validateIntOrPercent(r.maxUnavailable, `${f}.maxUnavailable`)),
     ...(amount(r.maxUnavailable) === 0
       ? [invalid(`${f}.maxUnavailable`, r.maxUnavailable, 'cannot be 0')]
       : []),

@@ -21,7 +21,7 @@ type Selecting = KubeObject & { spec?: { selector?: unknown } };
  * Which of the candidates are the owner's: it takes orphans that its selector matches and lets go of those that it no
  * longer matches (Kubernetes' ControllerRefManager). `owned`: those with a controller reference to it; `orphans`:
  * those without any, of its namespace. `member`: what else must hold of one that is its; `selector`: where that is not
- * `spec.selector`.
+ * `spec.selector`; `finalizer`: what those that it takes get besides.
  */
 export async function claim<O extends Selecting, T extends KubeObject>(
   client: Client,
@@ -32,20 +32,32 @@ export async function claim<O extends Selecting, T extends KubeObject>(
   orphans: readonly Frozen<T>[],
   {
     member = () => true,
+    finalizer,
     selector = (owner as { spec?: { selector?: object } }).spec?.selector,
-  }: { member?: (o: Frozen<T>) => boolean; selector?: object } = {},
+  }: { member?: (o: Frozen<T>) => boolean; selector?: object; finalizer?: string } = {},
 ): Promise<Frozen<T>[]> {
   const me = (owner as Frozen<KubeObject>).metadata!;
   const meta = (o: Frozen<T>) => (o as Frozen<KubeObject>).metadata!;
   const fits = (o: Frozen<T>) =>
     matchesSelector(selector as never, meta(o).labels as Record<string, string>) && member(o);
   const mine: Frozen<T>[] = [];
-  const change = async (o: Frozen<T>, ownerReferences: unknown[]): Promise<Frozen<T> | undefined> => {
+  const change = async (
+    o: Frozen<T>,
+    ownerReferences: unknown[],
+    finalizers?: readonly string[],
+  ): Promise<Frozen<T> | undefined> => {
     try {
       return await client.patch(
         kind,
         { namespace: meta(o).namespace, name: meta(o).name! },
-        { metadata: { uid: meta(o).uid, resourceVersion: meta(o).resourceVersion, ownerReferences } },
+        {
+          metadata: {
+            uid: meta(o).uid,
+            resourceVersion: meta(o).resourceVersion,
+            ownerReferences,
+            ...(finalizers ? { finalizers } : {}),
+          },
+        },
       );
     } catch (e) {
       // Gone, or no longer what we judged it to be: the next event brings us back.
@@ -74,10 +86,14 @@ export async function claim<O extends Selecting, T extends KubeObject>(
     })) as Frozen<KubeObject>;
     if (fresh.metadata?.uid === me.uid && !fresh.metadata?.deletionTimestamp)
       for (const o of takeable) {
-        const taken = await change(o, [
-          ...(meta(o).ownerReferences ?? []),
-          controllerRef(ownerKind as never, owner as Frozen<KubeObject>),
-        ]);
+        const taken = await change(
+          o,
+          [
+            ...(meta(o).ownerReferences ?? []),
+            controllerRef(ownerKind as never, owner as Frozen<KubeObject>),
+          ],
+          finalizer ? [...new Set([...(meta(o).finalizers ?? []), finalizer])] : undefined,
+        );
         if (taken) mine.push(taken);
       }
   }

@@ -1,6 +1,6 @@
+import type { Pod } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
-import { daemonSets, statefulSets } from '../../api/kinds/index.js';
-import type { Kind } from '../../api/kinds/kind.js';
+import { daemonSets, jobs, pods, statefulSets } from '../../api/kinds/index.js';
 import type { Log } from '../../api/log.js';
 import type { Authorizer } from '../auth/attributes.js';
 import type { Client, KindTable, QuotaUsage } from '../client.js';
@@ -13,7 +13,7 @@ import { deploymentLoop } from './deployment.js';
 import { eventTtlLoop } from './eventttl.js';
 import { evictionLoop } from './eviction.js';
 import { garbageLoop } from './garbage.js';
-import { type Loading, lazily } from './lazy.js';
+import { type Cause, type Loading, lazily } from './lazy.js';
 import type { Context, LoopFactory, Reconcile } from './loop.js';
 import { namespaceLoop } from './namespace.js';
 import { nodeStatusLoop } from './nodestatus.js';
@@ -43,11 +43,19 @@ export interface ControllersOptions {
   keepEndedPods?: number;
 }
 
-type Lazy = readonly [kinds: readonly Kind<never>[], load: () => Promise<LoopFactory>];
+type Lazy = readonly [causes: readonly Cause[], load: () => Promise<LoopFactory>];
+
+const TRACKING = 'batch.kubernetes.io/job-tracking';
 
 /** Loops that a hub only needs once there is an object for them. */
 const LAZY: Readonly<Record<string, Lazy>> = {
   daemonset: [[daemonSets as never], async () => (await import('./daemonset.js')).daemonSetLoop],
+  // A pod may outlive its Job and wait to be let go of.
+  job: [
+    [jobs as never, [pods as never, (p: Pod) => p.metadata?.finalizers?.includes(TRACKING) ?? false]],
+    async () => (await import('./job.js')).jobLoop,
+  ],
+  jobttl: [[jobs as never], async () => (await import('./job.js')).jobTtlLoop],
   statefulset: [[statefulSets as never], async () => (await import('./statefulset.js')).statefulSetLoop],
 };
 

@@ -6,12 +6,15 @@ export interface Loading {
   count: number;
 }
 
+/** A kind, or those objects of a kind that somebody must look after. */
+export type Cause = Kind<never> | readonly [kind: Kind<never>, concerns: (o: never) => boolean];
+
 /**
- * A loop whose code is loaded, and whose caches are filled, when there is a first object of one of its kinds: a hub
+ * A loop whose code is loaded, and whose caches are filled, when there is a first object that concerns it: a hub
  * without CronJobs has nothing of theirs in memory.
  */
 export const lazily =
-  (kinds: readonly Kind<never>[], load: () => Promise<LoopFactory>, loading: Loading): LoopFactory =>
+  (causes: readonly Cause[], load: () => Promise<LoopFactory>, loading: Loading): LoopFactory =>
   (ctx: Context, keys: Keys): Reconcile => {
     let loop: Promise<Reconcile> | undefined;
     const start = async (): Promise<Reconcile> => {
@@ -26,14 +29,16 @@ export const lazily =
         loading.count--;
       }
     };
-    for (const kind of kinds)
+    for (const cause of causes) {
+      const [kind, concerns] = 'kind' in cause ? [cause, () => true] : cause;
       ctx.informers.of(kind as unknown as Kind).onChange((_, now) => {
-        if (!now || loop) return;
+        if (loop || !now || !concerns(now as never)) return;
         loop = start();
         loop.catch((e: unknown) => {
           ctx.log.error({ kind: kind.kind, err: errorText(e) }, 'a control loop could not be loaded');
           loop = undefined;
         });
       });
+    }
     return async (key) => (await loop)?.(key);
   };

@@ -101,11 +101,12 @@ export function planStateful(set: Sts, pods: readonly P[], revisions: Revisions,
   const { partition = 0, maxUnavailable = 1 } = specOf(set).updateStrategy?.rollingUpdate ?? {};
   const allowed = Math.max(1, resolveAmount(maxUnavailable, sizeOf(set), Math.floor));
   let room = allowed - replicas.filter((p) => !sound(p)).length;
-  for (let i = replicas.length - 1; i >= partition && room > 0; i--) {
+  for (let i = replicas.length - 1; i >= partition && plan.delete.length < allowed; i--) {
     const p = replicas[i];
     if (!p || revisionOf(p) === revisions.update || isTerminating(p) || plan.delete.includes(p)) continue;
+    // With one that is of no use nothing is lost: it may be why there is an update.
+    if (sound(p) && room-- <= 0) continue;
     plan.delete.push(p);
-    room--;
   }
   return plan;
 }

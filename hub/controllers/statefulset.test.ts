@@ -273,6 +273,20 @@ describe('StatefulSets', () => {
     await d.stop();
   });
 
+  it('a broken version of a parallel set can be left', async () => {
+    const c = await cluster(
+      { fate: (p) => (p.spec!.containers[0]!.image === 'v1' ? 'never' : 'ready') },
+      stateful({ podManagementPolicy: 'Parallel' }),
+    );
+    await c.until('up', () => converged(c));
+    await c.client.patch(statefulSets, KEY, image(1));
+    await c.run(20_000);
+    expect((await c.list(pods)).filter(isReady).length).toBe(2);
+    await c.client.patch(statefulSets, KEY, image(2));
+    await c.until('fixed', () => converged(c));
+    await c.stop();
+  });
+
   const arbStep = fc.record({
     what: fc.oneof(
       fc.record({ image: fc.integer({ min: 0, max: 3 }) }),

@@ -1079,7 +1079,7 @@ export class Registry implements RegistryVerbs {
       finalizers.delete('foregroundDeletion');
       if (policy === 'Orphan') finalizers.add('orphan');
       if (policy === 'Foreground') finalizers.add('foregroundDeletion');
-    }
+    } else if (kind.orphansByDefault && !finalizers.has('foregroundDeletion')) finalizers.add('orphan');
     if (finalizers.size || m.finalizers) m.finalizers = [...finalizers];
     if (m.finalizers?.length === 0) delete m.finalizers;
     // Kubernetes reads a negative grace period as one second.

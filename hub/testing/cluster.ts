@@ -20,7 +20,7 @@ export interface ClusterOptions {
   /** How much goes wrong between the loops and the registry. */
   chaos?: Chaos;
   /** What becomes of a pod's containers; default: they get ready. */
-  fate?: (pod: Frozen<Pod>) => 'ready' | 'never' | 'fails';
+  fate?: (pod: Frozen<Pod>) => 'ready' | 'never' | 'fails' | 'succeeds';
   keepEndedPods?: number;
 }
 
@@ -202,7 +202,7 @@ class Kubelet {
     const at = rfc3339(this.clock.now());
     const ready = fate === 'ready' ? 'True' : 'False';
     const status: PodStatus = {
-      phase: fate === 'fails' ? 'Failed' : 'Running',
+      phase: { fails: 'Failed', succeeds: 'Succeeded', ready: 'Running', never: 'Running' }[fate],
       startTime: at,
       conditions: [
         { type: 'PodScheduled', status: 'True', lastTransitionTime: at },
