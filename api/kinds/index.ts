@@ -3,7 +3,7 @@ import { customResourceDefinitions } from './crd.js';
 import { certificateSigningRequests } from './csr.js';
 import { controllerRevisions, daemonSets } from './daemonset.js';
 import { endpointSlices, endpoints } from './endpoints.js';
-import { events, events, newEvents } from './event.js';
+import { events, newEvents } from './event.js';
 import { jobs } from './job.js';
 import type { Kind } from './kind.js';
 import { leases } from './lease.js';
