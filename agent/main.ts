@@ -95,7 +95,7 @@ export class Agent {
       const host = registry.get();
       if (host === undefined) return undefined;
       const key = identity.key.export({ type: 'pkcs8', format: 'pem' }) as string;
-      return { host, ca: identity.ca, cert: identity.cert, key };
+      return { host, ca: identity.ca, cert: identity.cert, key, now: () => this.#link?.hubTime };
     };
 
     const shims = await this.#shims(identity.node, hub);

@@ -1,10 +1,10 @@
 /** `cox broker mosquitto`: everything that Debian's mosquitto (2.0) needs to serve this hub, in one directory. */
-import { mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join, resolve } from 'node:path';
 import { writeFileAtomic } from '../api/files.js';
 import { ROOT } from '../api/wire/topics.js';
-import { createPki, HUB_CN } from '../hub/pki/pki.js';
+import { CRL_FILE, createPki, HUB_CN } from '../hub/pki/pki.js';
 import { defaultDataDir, describeFlags, type Flag, parseFlags, UsageError } from './flags.js';
 
 const FLAGS: Record<string, Flag> = {
@@ -57,6 +57,8 @@ listener ${port}
 cafile ${dir}/ca.crt
 certfile ${dir}/server.crt
 keyfile ${dir}/server.key
+# Certificates that were revoked. mosquitto reads it when it starts; the hub turns those devices away in any case.
+crlfile ${dir}/ca.crl
 tls_version tlsv1.2
 require_certificate true
 use_identity_as_username true
@@ -93,6 +95,9 @@ export async function broker(argv: string[]): Promise<number> {
   const server = await pki.issueServerCert('coxswain-broker', hosts);
   mkdirSync(out, { recursive: true, mode: 0o755 });
   writeFileAtomic(join(out, 'ca.crt'), pki.caPem, 0o644);
+  const crl = join(pki.dir, CRL_FILE);
+  if (!existsSync(crl)) await pki.writeCrl([]);
+  writeFileAtomic(join(out, CRL_FILE), readFileSync(crl), 0o644);
   writeFileAtomic(join(out, 'server.key'), server.key, 0o600);
   // With the CA, so that a joining device can compare it with the hash in its token.
   writeFileAtomic(join(out, 'server.crt'), server.cert + pki.caPem, 0o644);

@@ -24,7 +24,7 @@ const COMMANDS: Record<string, Command> = {
     load: async () => (await import('./hub.js')).hub,
   },
   token: {
-    usage: 'token create --data-dir DIR [--ttl 24h]',
+    usage: 'token create --data-dir DIR [--ttl 24h] [--uses N] [--node-name N]',
     summary: 'prints a token with which a device may join',
     load: async () => (await import('./token.js')).token,
   },
@@ -33,6 +33,11 @@ const COMMANDS: Record<string, Command> = {
     summary: 'runs pods on this device',
     daemon: 'waits',
     load: async () => (await import('./agent.js')).agent,
+  },
+  node: {
+    usage: 'node revoke NAME [--wipe] [--data-dir DIR]',
+    summary: 'locks a lost or stolen device out, at once and for good',
+    load: async () => (await import('./node.js')).node,
   },
   push: {
     usage: 'push FILE.wasm NAME:TAG [--data-dir DIR]',

@@ -2,7 +2,7 @@
 import { randomInt } from 'node:crypto';
 import type { ConfigMap, Secret } from 'kubernetes-types/core/v1.js';
 import { rfc3339, systemClock } from '../api/clock.js';
-import { formatToken } from '../api/wire/join.js';
+import { formatToken, NODE_NAME } from '../api/wire/join.js';
 import { bootstrapTokenSecret, LINK_CONFIG } from '../hub/link/token.js';
 import { ApiClient, readAccess } from './client.js';
 import { defaultDataDir, describeFlags, type Flag, parseFlags, UsageError } from './flags.js';
@@ -10,6 +10,10 @@ import { defaultDataDir, describeFlags, type Flag, parseFlags, UsageError } from
 const FLAGS: Record<string, Flag> = {
   'data-dir': { value: 'DIR', help: "the hub's data directory", default: defaultDataDir() },
   ttl: { value: 'TIME', help: 'how long it is valid, e.g. 30m, 24h, 7d', default: '24h' },
+  'node-name': {
+    value: 'NAME',
+    help: 'only for a node of this name, which it may replace when that is not connected',
+  },
   uses: { value: 'N', help: 'how many devices may join with it', default: '1' },
 };
 
@@ -30,7 +34,7 @@ const random = (length: number): string =>
 /** Makes a join token at a running hub; `ttl` in milliseconds, `uses` is how many devices may join with it. */
 export async function createToken(
   client: ApiClient,
-  { ttl, uses }: { ttl: number; uses: number },
+  { ttl, uses, nodeName }: { ttl: number; uses: number; nodeName?: string | undefined },
 ): Promise<string> {
   const { namespace, name } = LINK_CONFIG;
   const config = await client.call<ConfigMap>('GET', `/api/v1/namespaces/${namespace}/configmaps/${name}`);
@@ -46,7 +50,7 @@ export async function createToken(
   await client.call<Secret>(
     'POST',
     `/api/v1/namespaces/${namespace}/secrets`,
-    bootstrapTokenSecret({ id, secret, expiration, uses }),
+    bootstrapTokenSecret({ id, secret, expiration, uses, ...(nodeName ? { nodeName } : {}) }),
   );
   return formatToken({ addresses, caHash, id, secret });
 }
@@ -60,9 +64,14 @@ export async function token(argv: string[]): Promise<number> {
   if (flags.positionals[0] !== 'create') throw new UsageError('say: cox token create');
   const ttl = parseDuration('ttl', flags.required('ttl'));
   const uses = flags.number('uses', 1, 100_000);
+  const nodeName = flags.text('node-name');
+  if (nodeName !== undefined && !NODE_NAME.test(nodeName))
+    throw new UsageError(
+      `--node-name: "${nodeName}" cannot name a node: lower case letters, digits, "-" and "." only`,
+    );
   const client = new ApiClient(readAccess(flags.required('data-dir')));
   try {
-    process.stdout.write(`${await createToken(client, { ttl, uses })}\n`);
+    process.stdout.write(`${await createToken(client, { ttl, uses, nodeName })}\n`);
     return 0;
   } finally {
     client.close();

@@ -23,6 +23,7 @@ import type { Bus } from './link/bus.js';
 import { EmbeddedBroker } from './link/embedded.js';
 import { ExternalBus } from './link/external.js';
 import { HubLink } from './link/link.js';
+import { Revocations } from './link/revocation.js';
 import { createPki } from './pki/pki.js';
 import { CustomDefinitions } from './registry/custom/definitions.js';
 import { Registry, stampResourceVersion } from './registry/registry.js';
@@ -125,6 +126,10 @@ export class Hub {
     registry.answers.set(tokenReviews as unknown as Kind, tokens.review);
     await authorizer.start();
 
+    // Known before any door opens.
+    const revocations = await this.#run(
+      new Revocations({ client, informers, issued: pki.issued, clock, log: log.child({ room: 'link' }) }),
+    );
     const bus = await this.#bus(pki, log.child({ room: 'broker' }));
     const link = new HubLink({
       client,
@@ -133,6 +138,7 @@ export class Hub {
       clock,
       log: log.child({ room: 'link' }),
       informers,
+      revocations,
       addresses: () => (bus instanceof EmbeddedBroker ? [hostPort(at, bus.port)] : []),
       registry: () => hostPort(at, this.#apiPort),
       tokens: new PodTokenSource(tokens),
@@ -157,6 +163,7 @@ export class Hub {
         host,
         port: await this.#port(this.options.apiPort, this.options.lastPorts?.api),
         tls: { ...pki.server, ca: [pki.caPem, pki.clientCaPem] },
+        refusal: (cert) => revocations.refusalOf(cert),
         authenticate: (token) => tokens.authenticate(token),
         mounts: [
           { prefix: '/v2/', handler: (req, res) => images.handle(req, res) },
@@ -165,6 +172,12 @@ export class Hub {
       }),
     );
     this.#apiPort = http.port;
+    revocations.onChange(() => {
+      http.recheck();
+      pki
+        .writeCrl(revocations.keys())
+        .catch((err: unknown) => log.error({ err }, 'the list of revoked certificates cannot be written'));
+    });
     const scheduler = new Scheduler({ client, informers, clock, log: log.child({ room: 'scheduler' }) });
     const controllers = new Controllers({
       client,
@@ -204,6 +217,7 @@ export class Hub {
           log,
           port: await this.#port(mqttPort, this.options.lastPorts?.mqtt),
           host,
+          clock,
         });
   }
 

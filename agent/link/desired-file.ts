@@ -76,6 +76,13 @@ export class DesiredFile {
     this.#cancel = this.clock.after(wait, () => this.flush());
   }
 
+  /** Nothing more is written; what is there, others remove. */
+  close(): void {
+    this.#cancel?.();
+    this.#cancel = undefined;
+    this.#pending = undefined;
+  }
+
   /** Writes what waits, now. A failure is logged, and tried again after a minute. */
   flush(): void {
     this.#cancel?.();

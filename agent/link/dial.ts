@@ -2,15 +2,9 @@
  * TLS to the hub's broker, and whom to trust there. The CA that was pinned at joining decides, not the name that the
  * broker was reached under: addresses of a hub change, its CA does not, and only servers get `serverAuth` from it.
  */
-import { X509Certificate } from 'node:crypto';
+import type { X509Certificate } from 'node:crypto';
 import { type TLSSocket, connect as tlsConnect } from 'node:tls';
-import type { Clock } from '../../api/clock.js';
-import type { Log } from '../../api/log.js';
 import { spkiHash } from '../../api/wire/join.js';
-import { type MqttConnection, type MqttOptions, openMqtt } from '../../api/wire/mqtt.js';
-import { KEEPALIVE_SECONDS, NODE_CN_PREFIX } from '../../api/wire/topics.js';
-import { serverProblem } from '../../api/wire/trust.js';
-import type { Identity } from './identity.js';
 
 const CONNECT_MS = 20_000;
 /** The next address is tried as well when the one before has not answered within so many ms. */
@@ -130,74 +124,5 @@ export async function dialFirst(
   } finally {
     for (const t of timers) clearTimeout(t);
     for (const l of losers) l.abort();
-  }
-}
-
-/** How AgentLink reaches the broker; tests replace it. */
-export interface Transport {
-  connect(
-    options: Pick<MqttOptions, 'subscribe' | 'will' | 'onMessage' | 'onClose'>,
-  ): Promise<MqttConnection>;
-}
-
-export interface TlsTransportOptions {
-  identity: Identity;
-  clock: Clock;
-  log: Log;
-  /** Seconds; default `KEEPALIVE_SECONDS`. */
-  keepalive?: number;
-}
-
-/** MQTT over TLS with the node's certificate. Resumes TLS sessions, which halves the bytes of a reconnect. */
-export class TlsTransport implements Transport {
-  readonly #o: TlsTransportOptions;
-  readonly #ca: X509Certificate;
-  readonly #issued: number;
-  #session: Buffer | undefined;
-  #best: string | undefined;
-
-  constructor(options: TlsTransportOptions) {
-    this.#o = options;
-    this.#ca = new X509Certificate(options.identity.ca);
-    this.#issued = Date.parse(new X509Certificate(options.identity.cert).validFrom);
-  }
-
-  async connect(
-    options: Pick<MqttOptions, 'subscribe' | 'will' | 'onMessage' | 'onClose'>,
-  ): Promise<MqttConnection> {
-    const { identity, clock } = this.#o;
-    const others = identity.addresses.filter((a) => a !== this.#best);
-    const addresses = this.#best ? [this.#best, ...others] : others;
-    const session = this.#session;
-    // Back when this try succeeds: a server that chokes on the ticket would otherwise be out of reach for ever.
-    this.#session = undefined;
-    const { socket, address } = await dialFirst(
-      addresses,
-      {
-        ca: identity.ca,
-        cert: identity.cert,
-        key: identity.key.export({ type: 'pkcs8', format: 'pem' }) as string,
-        ...(session ? { session } : {}),
-        onSession: (s) => {
-          this.#session = s;
-        },
-      },
-      (s) => {
-        // A resumed session was judged when it was made; the server sends no certificate again.
-        if (s.isSessionReused()) return undefined;
-        const leaf = s.getPeerX509Certificate();
-        return leaf
-          ? serverProblem(leaf, this.#ca, clock.now(), this.#issued)
-          : 'the broker showed no certificate';
-      },
-    );
-    this.#best = address;
-    // A server sends no new ticket with a resumed session.
-    if (socket.isSessionReused()) this.#session ??= session;
-    return openMqtt(socket, {
-      ...options,
-      clientId: NODE_CN_PREFIX + identity.node,
-      keepalive: this.#o.keepalive ?? KEEPALIVE_SECONDS,
-    });
   }
 }

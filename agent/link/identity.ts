@@ -7,9 +7,21 @@ import {
   createPublicKey,
   generateKeyPairSync,
   type KeyObject,
+  randomBytes,
   X509Certificate,
 } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { writeFileAtomic } from '../../api/files.js';
 import { ed25519PublicKey } from '../../api/wire/codec.js';
@@ -34,6 +46,8 @@ export interface Identity {
   signingKey: KeyObject;
   /** `host:port`, best first. */
   addresses: string[];
+  /** Where devices without a valid certificate are served. */
+  joinAddresses: string[];
 }
 
 export interface IdentityFile {
@@ -42,6 +56,8 @@ export interface IdentityFile {
   /** Raw Ed25519, base64. */
   signingKey: string;
   addresses: string[];
+  /** Absent: as `addresses`. */
+  joinAddresses?: string[];
 }
 
 const keyPath = (dir: string) => join(dir, 'node.key');
@@ -107,10 +123,12 @@ export function identityOf(file: IdentityFile, key: KeyObject): Identity {
     ca: file.ca,
     signingKey: ed25519PublicKey(signingKey),
     addresses: file.addresses.map(String),
+    joinAddresses: (file.joinAddresses ?? file.addresses).map(String),
   };
 }
 
 export function saveIdentity(dir: string, file: IdentityFile): void {
+  rmSync(revokedPath(dir), { force: true });
   writeFileAtomic(identityPath(dir), `${JSON.stringify(file, null, 2)}\n`, 0o600);
 }
 
@@ -124,6 +142,41 @@ export function renewCertificate(dir: string, identity: Identity, cert: string):
   if (identityOf(next, identity.key).node !== identity.node) throw new Error('it names another node');
   saveIdentity(dir, next);
   identity.cert = cert;
+}
+
+const revokedPath = (dir: string) => join(dir, 'revoked.json');
+
+/**
+ * Destroys what makes this device the node that it was: first the key, with which everything else here is encrypted.
+ * Overwriting does not reach what flash memory has put elsewhere; docs/threat-model.md says what that means.
+ */
+export function eraseIdentity(dir: string, message: string, at: number): void {
+  writeFileAtomic(
+    revokedPath(dir),
+    `${JSON.stringify({ at: new Date(at).toISOString(), message })}\n`,
+    0o600,
+  );
+  for (const path of [keyPath(dir), identityPath(dir)])
+    for (const p of [path, `${path}.torn`]) {
+      if (!existsSync(p)) continue;
+      const file = openSync(p, 'r+');
+      writeSync(file, randomBytes(fstatSync(file).size));
+      fsyncSync(file);
+      closeSync(file);
+      rmSync(p);
+    }
+  for (const name of ['desired.bin', 'desired.bin.torn', 'registry'])
+    rmSync(join(dir, name), { force: true });
+}
+
+/** What the hub said when it revoked this device; undefined when it did not. */
+export function revokedMessage(dir: string): string | undefined {
+  if (!existsSync(revokedPath(dir))) return undefined;
+  try {
+    return String((JSON.parse(readFileSync(revokedPath(dir), 'utf8')) as { message: unknown }).message);
+  } catch {
+    return 'its key was revoked';
+  }
 }
 
 /** Moves a broken identity out of the way, for a new joining. */

@@ -18,16 +18,16 @@ import {
   transcript,
 } from '../../api/wire/join.js';
 import { TYPE } from '../../api/wire/messages.js';
-import { openMqtt } from '../../api/wire/mqtt.js';
-import { joinTopic } from '../../api/wire/topics.js';
 import { serverProblem } from '../../api/wire/trust.js';
 import { dialFirst, pinnedCa } from './dial.js';
+import { openDoor } from './door.js';
 import {
   type Identity,
   IdentityError,
   identityOf,
   loadIdentity,
   loadOrMakeKey,
+  revokedMessage,
   saveIdentity,
   setIdentityAside,
 } from './identity.js';
@@ -87,6 +87,13 @@ export async function ensureIdentity(
     log.info({ node: known.node }, 'already joined; --join is ignored');
   }
   if (known) return known;
+  const revoked = token ? undefined : revokedMessage(dataDir);
+  if (revoked)
+    throw new JoinError(
+      'revoked',
+      `the hub has revoked this device (${revoked}) and it has erased what it had. To take it back, make a token on ` +
+        'the hub (cox token create) and pass it: cox agent --join TOKEN',
+    );
   if (!token)
     throw new JoinError(
       'token',
@@ -118,8 +125,7 @@ export async function join(options: JoinOptions): Promise<Identity> {
     const leaf = s.getPeerX509Certificate();
     ca = pinnedCa(leaf, token.caHash);
     if (!ca || !leaf) return 'this is not the hub of the token (another CA); nothing was sent to it';
-    // No hint yet what time it is: any validity will do, the hash of the CA decides.
-    return serverProblem(leaf, ca, 0, 1);
+    return serverProblem(leaf, ca);
   }).catch((e: Error) => {
     throw new JoinError(
       'unreachable',
@@ -127,60 +133,19 @@ export async function join(options: JoinOptions): Promise<Identity> {
     );
   });
 
-  const id = `j-${randomBytes(16).toString('hex')}`;
-  const inbox: { type: number; body: unknown }[] = [];
-  let wake = () => {};
-  let closed: string | undefined;
   const decoder = new Decoder();
-  const mqtt = await openMqtt(socket, {
-    clientId: id,
-    keepalive: 60,
-    subscribe: [joinTopic(id, 'd')],
-    onMessage(_topic, payload) {
-      try {
-        const frame = decoder.push(payload);
-        if (frame && inbox.length < 8) inbox.push(frame);
-      } catch (e) {
-        log.warn({ err: (e as Error).message }, 'message dropped while joining');
-      }
-      wake();
+  const door = await openDoor(socket, (payload) => decoder.push(payload), options.timeoutMs).catch(
+    (e: Error) => {
+      throw new JoinError('unreachable', `${address}: ${e.message}`);
     },
-    onClose(reason) {
-      closed = reason;
-      wake();
-    },
-  }).catch((e: Error) => {
-    throw new JoinError('unreachable', `${address}: ${e.message}`);
-  });
+  );
   const ask = async <T>(type: number, body: unknown, answer: number): Promise<T> => {
-    for (const f of encode(type, body)) await mqtt.publish(joinTopic(id, 'u'), f);
-    let late = false;
-    const timer = setTimeout(() => {
-      late = true;
-      wake();
-    }, options.timeoutMs ?? 20_000);
-    try {
-      for (;;) {
-        const m = inbox.shift();
-        if (m?.type === answer) return m.body as T;
-        if (m?.type === TYPE.joinRefused) {
-          const r = m.body as JoinRefused;
-          throw new JoinError(r.reason, `the hub refuses to let this device join: ${r.message}`);
-        }
-        if (m) continue;
-        if (closed) throw new JoinError('unreachable', `the hub ended the connection: ${closed}`);
-        if (late)
-          throw new JoinError(
-            'unreachable',
-            'the broker is there but the hub does not answer; is it running?',
-          );
-        await new Promise<void>((resolve) => {
-          wake = resolve;
-        });
-      }
-    } finally {
-      clearTimeout(timer);
-    }
+    const m = await door.ask(encode(type, body), [answer, TYPE.joinRefused]).catch((e: Error) => {
+      throw new JoinError('unreachable', e.message);
+    });
+    if (m.type === answer) return m.body as T;
+    const r = m.body as JoinRefused;
+    throw new JoinError(r.reason, `the hub refuses to let this device join: ${r.message}`);
   };
   try {
     const hello: JoinHello = { id: token.id, name, key: spki, nonce: randomBytes(16).toString('base64') };
@@ -203,6 +168,7 @@ export async function join(options: JoinOptions): Promise<Identity> {
       addresses: [
         ...new Set(grant.joinOnly ? grant.addresses : [address, ...token.addresses, ...grant.addresses]),
       ],
+      joinAddresses: [...new Set([address, ...token.addresses])],
     };
     const identity = identityOf(file, key);
     saveIdentity(dataDir, file);
@@ -211,6 +177,6 @@ export async function join(options: JoinOptions): Promise<Identity> {
     if (skew > 3_600_000) log.warn({ skewSeconds: Math.round(skew / 1000) }, "this device's clock is wrong");
     return identity;
   } finally {
-    await mqtt.close();
+    await door.close();
   }
 }

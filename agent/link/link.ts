@@ -35,10 +35,10 @@ import { applyDelta, digestOf, type Items, toDesiredSet } from '../../api/wire/s
 import { type Channel, nodeSubscriptions, nodeTopic } from '../../api/wire/topics.js';
 import type { PodHost, Reporter } from '../ports.js';
 import { DesiredFile } from './desired-file.js';
-import { TlsTransport, type Transport } from './dial.js';
-import { type Identity, renewCertificate } from './identity.js';
+import { eraseIdentity, type Identity, renewCertificate } from './identity.js';
 import { Outbox } from './outbox.js';
 import { AgentStreams } from './streams.js';
+import { TlsTransport, type Transport, TurnedAway } from './transport.js';
 
 export interface AgentLinkOptions {
   /** Where `desired.bin` is kept, and the identity. */
@@ -64,6 +64,10 @@ const HELLO_MAX_MS = 300_000;
 const COMPARE_MS = 3_600_000;
 /** A certificate with less than this left is renewed; the hub makes them for five years. */
 const RENEW_BEFORE_MS = 365 * 86_400_000;
+/** A broker that turns this node away is taken for one that does not like its certificate, so often. */
+const ASK_MS = 600_000;
+/** A revoked node tries again this seldom: its owner may have changed their mind. */
+const REVOKED_MS = 3_600_000;
 /** The hub's queries are answered at most this often. */
 const QUERY_MS = 500;
 
@@ -118,6 +122,10 @@ export class AgentLink implements Reporter {
   #ephemeral: LinkKey | undefined;
   #agreement: Agreement | undefined;
   #challenges = 0;
+  #askedAt = Number.NEGATIVE_INFINITY;
+  #revoked = false;
+  /** The hub's clock minus this device's, in ms, as the hub last told. */
+  #skew: number | undefined;
   #stopped = false;
   /** The hub has said since the start that this set is the one. */
   #confirmed = false;
@@ -136,8 +144,6 @@ export class AgentLink implements Reporter {
       options.transport ??
       new TlsTransport({
         identity: options.identity,
-        clock: this.#clock,
-        log: this.#log,
         ...(options.keepalive ? { keepalive: options.keepalive } : {}),
       });
   }
@@ -145,6 +151,11 @@ export class AgentLink implements Reporter {
   /** The hub has answered this connection's hello. */
   get connected(): boolean {
     return this.#session?.welcomed ?? false;
+  }
+
+  /** The hub's time, once it has told it: this device's own clock may be years off. */
+  get hubTime(): number | undefined {
+    return this.#skew === undefined ? undefined : this.#clock.now() + this.#skew;
   }
 
   /** Everything told has been acknowledged. */
@@ -237,7 +248,23 @@ export class AgentLink implements Reporter {
       this.#hello();
     } catch (e) {
       this.#log.info({ err: (e as Error).message }, 'cannot reach the hub');
+      if (e instanceof TurnedAway) await this.#askAtTheDoor();
       this.#reconnect();
+    }
+  }
+
+  /** The broker is there and does not let this node in: its certificate may have run out, or was revoked. */
+  async #askAtTheDoor(): Promise<void> {
+    const now = this.#clock.monotonic();
+    if (!this.#transport.renew || now - this.#askedAt < ASK_MS) return;
+    this.#askedAt = now;
+    try {
+      const answer = await this.#transport.renew();
+      if (this.#stopped) return;
+      if ('m' in answer) this.#refused(answer);
+      else if (this.#certificate(answer)) this.#failures = 0;
+    } catch (e) {
+      this.#log.info({ err: (e as Error).message }, 'cannot ask the hub for another certificate');
     }
   }
 
@@ -257,7 +284,8 @@ export class AgentLink implements Reporter {
 
   #reconnect(): void {
     if (this.#stopped) return;
-    const ms = Math.min(RECONNECT_MAX_MS, RECONNECT_FIRST_MS * 2 ** Math.min(this.#failures++, 20));
+    const usual = Math.min(RECONNECT_MAX_MS, RECONNECT_FIRST_MS * 2 ** Math.min(this.#failures++, 20));
+    const ms = this.#revoked ? REVOKED_MS : usual;
     this.#cancelReconnect = this.#clock.after(
       ms * (0.5 + this.#clock.random() / 2),
       () => void this.#connect(),
@@ -386,10 +414,12 @@ export class AgentLink implements Reporter {
     this.#cancelTimer = undefined;
     this.#failures = 0;
     this.#hellos = 0;
+    this.#revoked = false;
+    this.#skew = w.t - this.#clock.now();
     session.welcomed = true;
     if (typeof w.a === 'string' && w.a.length < 300) this.#o.registry?.(w.a);
     this.#log.info({ generation: this.#generation }, 'linked to the hub');
-    const skew = Math.abs(w.t - this.#clock.now());
+    const skew = Math.abs(this.#skew);
     if (skew > 3_600_000)
       this.#log.warn({ skewSeconds: Math.round(skew / 1000) }, "this device's clock differs from the hub's");
     // From here on deltas are at least of the hub's revision. It is lower than ours when the hub's store was restored
@@ -452,18 +482,47 @@ export class AgentLink implements Reporter {
     void this.#send('u', TYPE.inventory, inventory);
   }
 
-  #certificate(c: Certificate): void {
+  /** Whether it was a newer one than this node has. */
+  #certificate(c: Certificate): boolean {
     const { dataDir, identity } = this.#o;
     try {
+      if (new X509Certificate(c.c).fingerprint256 === new X509Certificate(identity.cert).fingerprint256)
+        return false;
       renewCertificate(dataDir, identity, c.c);
       this.#log.info({}, "this node's certificate was renewed");
+      return true;
     } catch (e) {
       this.#log.error({ err: (e as Error).message }, "this node's new certificate cannot be used");
+      return false;
     }
   }
 
+  /** Signed by the hub: no broker can make it up. */
   #refused(r: Refused): void {
     this.#log.error({}, `the hub refuses this node: ${r.m}`);
-    this.#helloAgainAfter(HELLO_MAX_MS);
+    if (r.r === 2) this.#wipe(r.m);
+    if (!r.r) {
+      this.#helloAgainAfter(HELLO_MAX_MS);
+      return;
+    }
+    this.#revoked = true;
+    // The broker may leave the connection open; there is nothing to say over it.
+    this.#connection?.destroy();
+  }
+
+  /** Everything that the hub ever gave this device: its name, its secrets, its pods. */
+  #wipe(why: string): void {
+    const { dataDir, host } = this.#o;
+    this.#stopped = true;
+    this.#cancelReconnect?.();
+    this.#file.close();
+    try {
+      eraseIdentity(dataDir, why, this.#clock.now());
+      this.#log.error({}, 'key, identity and desired state were erased, as the hub ordered');
+    } catch (e) {
+      this.#log.error({ err: (e as Error).message }, 'identity cannot be erased');
+    }
+    this.#items = new Map();
+    host.setDesired(toDesiredSet(++this.#generation, this.#items));
   }
 }

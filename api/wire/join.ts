@@ -88,7 +88,16 @@ export interface JoinGrant {
 }
 
 /** Machine-readable reason of a refusal; the message is for people. */
-export type JoinRefusal = 'unknown' | 'wrong' | 'expired' | 'used' | 'taken' | 'invalid' | 'busy' | 'failed';
+export type JoinRefusal =
+  | 'unknown'
+  | 'wrong'
+  | 'expired'
+  | 'used'
+  | 'taken'
+  | 'revoked'
+  | 'invalid'
+  | 'busy'
+  | 'failed';
 
 export interface JoinRefused {
   reason: JoinRefusal;
@@ -116,3 +125,22 @@ export function sameMac(a: string, b: unknown): boolean {
 
 /** A node's name: a DNS subdomain (RFC 1123), as Kubernetes wants it. */
 export const NODE_NAME = /^(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$/;
+
+/**
+ * A certificate that has run out, or that the broker will not take: the device asks at the joining door for another for
+ * the same key. Answers of the hub are signed, for the session `nonce`: `renewChallenge`, then `certificate` or
+ * `refused` (messages.ts).
+ */
+export interface RenewHello {
+  /** The old certificate, DER in base64. */
+  c: string;
+  nonce: string;
+}
+
+export interface RenewProof {
+  /** ECDSA-SHA256 by the certificate's key over the transcript. */
+  sig: string;
+}
+
+export const renewTranscript = (h: RenewHello, c: JoinChallenge): string =>
+  JSON.stringify(['coxswain renewal 2', h.c, h.nonce, c.nonce]);

@@ -36,6 +36,9 @@ export const TYPE = {
   joinProof: 50,
   joinGrant: 51,
   joinRefused: 52,
+  renewHello: 53,
+  renewChallenge: 54,
+  renewProof: 55,
 } as const;
 
 /** First of a connection, and the answer to `query`. */

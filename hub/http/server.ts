@@ -1,3 +1,4 @@
+import type { X509Certificate } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import {
   createSecureServer,
@@ -40,6 +41,8 @@ export interface HttpServerOptions {
   /** The user that a bearer token stands for; undefined when it is good for nobody. */
   authenticate?: (token: string) => User | undefined;
   mounts?: readonly Mount[];
+  /** Makes of a client's certificate the question whether it is refused now, and why. */
+  refusal?: (cert: X509Certificate) => () => string | undefined;
   limits?: Partial<Limits>;
 }
 
@@ -94,7 +97,7 @@ export class HttpServer {
   /** HTTP/1.1 connections with a request under way. */
   readonly #busy = new Set<Socket>();
   readonly #sessions = new Set<Http2Session>();
-  readonly #users = new WeakMap<object, { user: User | undefined }>();
+  readonly #users = new WeakMap<object, { user: User | undefined; refused(): boolean }>();
   /** Of every exchange that asked for a signal: long-lived ones end by it when the server stops. */
   readonly #open = new Set<AbortController>();
 
@@ -187,6 +190,17 @@ export class HttpServer {
     cancel();
   }
 
+  /** Cuts the connections of those that `refusal` no longer lets in, watches included. */
+  recheck(): void {
+    for (const socket of this.#sockets) if (this.#refusalOf(socket as TLSSocket)()) socket.destroy();
+  }
+
+  #refusalOf(socket: TLSSocket): () => boolean {
+    const cert = socket.getPeerX509Certificate?.();
+    const refusal = cert && this.options.refusal?.(cert);
+    return () => refusal?.() !== undefined;
+  }
+
   async #serve(req: NodeRequest, res: NodeResponse): Promise<void> {
     if (!('stream' in req)) this.#busy.add(req.socket);
     res.once('close', () => {
@@ -203,13 +217,18 @@ export class HttpServer {
     });
     try {
       const url = req.url ?? '/';
+      const connection = this.#connectionOf(req);
+      if (connection.refused()) {
+        await this.#send(req, res, errorReply(unauthorized()));
+        return;
+      }
       for (const m of this.options.mounts ?? []) {
         if (url.startsWith(m.prefix) || url === m.prefix.slice(0, -1)) {
           await m.handler(req as IncomingMessage, res as ServerResponse);
           return;
         }
       }
-      const user = this.#userOf(req);
+      const user = this.#userOf(req, connection.user);
       const exchange = new Exchange(
         req,
         res,
@@ -249,17 +268,22 @@ export class HttpServer {
     return true;
   }
 
-  #userOf(req: NodeRequest): User | undefined {
+  #connectionOf(req: NodeRequest): { user: User | undefined; refused(): boolean } {
     // The socket of an HTTP/2 request is a new proxy each time; its session stays.
     const connection: object = 'stream' in req ? req.stream.session! : req.socket;
     let known = this.#users.get(connection);
     if (!known) {
-      known = { user: userOfConnection(req.socket as TLSSocket) };
+      const socket = req.socket as TLSSocket;
+      known = { user: userOfConnection(socket), refused: this.#refusalOf(socket) };
       this.#users.set(connection, known);
     }
+    return known;
+  }
+
+  #userOf(req: NodeRequest, user: User | undefined): User | undefined {
     const { authorization } = req.headers;
     // A certificate speaks louder than a token, as in Kubernetes.
-    if (known.user !== ANONYMOUS || authorization === undefined) return known.user;
+    if (user !== ANONYMOUS || authorization === undefined) return user;
     const [, token] = /^bearer +(\S+) *$/i.exec(authorization) ?? [];
     return token ? this.options.authenticate?.(token) : undefined;
   }

@@ -5,6 +5,8 @@ export interface BusHandlers {
   /** The hub is connected and subscribed: at once for an embedded broker, after every reconnect for an external one. */
   up(): void;
   down(): void;
+  /** Why whoever has this certificate's name and key (`keyId`) may not come in; undefined when they may. */
+  refusal?(cn: string, key: string): string | undefined;
 }
 
 export interface BusAddresses {
@@ -19,6 +21,8 @@ export interface Bus {
   addresses?(): BusAddresses;
   /** Resolves when messages can flow, or when an external broker is being dialled; rejects when it never can. */
   start(handlers: BusHandlers): Promise<void>;
+  /** Cuts the connections of those that `refusal` no longer lets in, where this side can: an embedded broker. */
+  recheck?(): void;
   stop(): Promise<void>;
   /**
    * QoS 0. Resolves once the message has been handed to the network, which is the only back-pressure there is; a

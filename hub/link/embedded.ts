@@ -3,11 +3,13 @@
  * topics; a client without one may do nothing but join. The hub itself is in-process: what it sends goes straight to
  * the receiver's connection, so that one slow node never holds up another.
  */
-import { constants, X509Certificate } from 'node:crypto';
+import { constants, type X509Certificate } from 'node:crypto';
 import type { AddressInfo } from 'node:net';
 import { createServer, type Server, type TLSSocket } from 'node:tls';
 import type { Aedes, Client, PublishPacket } from 'aedes';
+import { type Clock, systemClock } from '../../api/clock.js';
 import type { Log } from '../../api/log.js';
+import { keyId } from '../../api/wire/codec.js';
 import { leanPackets } from '../../api/wire/packets.js';
 import {
   JOIN_ID,
@@ -18,6 +20,7 @@ import {
   nodeTopic,
   parseTopic,
 } from '../../api/wire/topics.js';
+import { commonName } from '../pki/issued.js';
 import type { Pki } from '../pki/pki.js';
 import type { Bus, BusHandlers } from './bus.js';
 
@@ -28,6 +31,7 @@ export interface EmbeddedOptions {
   port?: number;
   /** Address to listen on; default all. */
   host?: string;
+  clock?: Clock;
 }
 
 /** Messages per second and client, and how many may come at once; who sends more is read from more slowly. */
@@ -68,6 +72,7 @@ export class EmbeddedBroker implements Bus {
   readonly #sockets = new Set<TLSSocket>();
   #aedes: Aedes | undefined;
   #server: Server | undefined;
+  #handlers: BusHandlers | undefined;
   #joining = 0;
 
   constructor(options: EmbeddedOptions) {
@@ -81,6 +86,7 @@ export class EmbeddedBroker implements Bus {
 
   async start(handlers: BusHandlers): Promise<void> {
     leanPackets();
+    this.#handlers = handlers;
     const { Aedes } = await import('aedes');
     const { pki, log } = this.#o;
     const broker = new Aedes({
@@ -92,7 +98,7 @@ export class EmbeddedBroker implements Bus {
       preConnect: (client, packet, done) => {
         const peer = this.#identify(client as Inner, packet.clientId);
         if (!peer) {
-          done(new Error('no certificate of this hub, and not joining'), false);
+          done(new Error('no certificate that this hub takes, and not joining'), false);
           return;
         }
         // Sessions and retained messages would only be state that others can fill.
@@ -184,6 +190,20 @@ export class EmbeddedBroker implements Bus {
     if (broker) await new Promise<void>((resolve) => broker.close(resolve));
   }
 
+  recheck(): void {
+    for (const socket of this.#sockets) {
+      const why = this.#refusal(socket.getPeerX509Certificate());
+      if (!why) continue;
+      this.#o.log.warn({ from: socket.remoteAddress, why }, 'connection cut');
+      socket.destroy();
+    }
+  }
+
+  #refusal(cert: X509Certificate | undefined): string | undefined {
+    const cn = cert && commonName(cert);
+    return cn ? this.#handlers?.refusal?.(cn, keyId(cert.publicKey)) : undefined;
+  }
+
   publish(topic: string, payload: Uint8Array): Promise<void> {
     const to = parseTopic(topic);
     const id = to && ('node' in to ? NODE_CN_PREFIX + to.node : to.join);
@@ -236,8 +256,16 @@ export class EmbeddedBroker implements Bus {
         tokens: 20,
       };
     }
-    const cn = commonName(socket);
-    if (!cn?.startsWith(NODE_CN_PREFIX)) return undefined;
+    const cert = socket.getPeerX509Certificate();
+    const cn = cert && commonName(cert);
+    if (!cert || !cn?.startsWith(NODE_CN_PREFIX)) return undefined;
+    // Within a resumed session nobody has looked at it again.
+    const expired = Date.parse(cert.validTo) < (this.#o.clock ?? systemClock).now();
+    const why = expired ? `it expired on ${cert.validTo}` : this.#refusal(cert);
+    if (why) {
+      this.#o.log.warn({ client: cn, why }, 'certificate refused');
+      return undefined;
+    }
     const node = cn.slice(NODE_CN_PREFIX.length);
     return {
       id: cn,
@@ -300,16 +328,3 @@ function admit(p: Peer, go: () => void): void {
   };
   setTimeout(drain, 1000 / RATE).unref();
 }
-
-function commonName(socket: TLSSocket): string | undefined {
-  const subject = socket.getPeerX509Certificate()?.subject;
-  const cns = subject?.split('\n').filter((l) => l.startsWith('CN='));
-  return cns?.length === 1 ? cns[0]!.slice(3) : undefined;
-}
-
-/** The CN of a PEM certificate. */
-export const commonNameOf = (pem: string): string | undefined =>
-  new X509Certificate(pem).subject
-    .split('\n')
-    .find((l) => l.startsWith('CN='))
-    ?.slice(3);

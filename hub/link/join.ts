@@ -3,7 +3,6 @@ import { createHash, createPublicKey, type KeyObject, randomBytes, verify } from
 import type { Node, Secret } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
 import { nodes, secrets } from '../../api/kinds/index.js';
-import type { Log } from '../../api/log.js';
 import { isApiError } from '../../api/meta/errors.js';
 import { Decoder, encode, keyId } from '../../api/wire/codec.js';
 import {
@@ -22,21 +21,21 @@ import {
 import { TYPE } from '../../api/wire/messages.js';
 import { joinTopic, LIMITS } from '../../api/wire/topics.js';
 import type { Client, Frozen } from '../client.js';
-import { nodeSubject, type Pki } from '../pki/pki.js';
+import { nodeSubject } from '../pki/pki.js';
 import type { BusAddresses } from './bus.js';
+import { Limiter } from './limiter.js';
 import { KEY_ANNOTATION } from './nodes.js';
+import { RenewalDesk, type RenewalDeskOptions } from './renewal.js';
+import type { Revocations } from './revocation.js';
 import { TOKEN_NAMESPACE, TOKEN_TYPE, tokenSecretName } from './token.js';
 
-export interface JoinDeskOptions {
+export interface JoinDeskOptions extends RenewalDeskOptions {
   client: Client;
-  pki: Pki;
-  clock: Clock;
-  log: Log;
+  revocations: Revocations;
   /** Where nodes reach the broker. */
   addresses(): BusAddresses;
   isLinked(node: string): boolean;
   keyChanged(node: string): void;
-  send(topic: string, payload: Uint8Array): void;
 }
 
 /** Conversations at once, and how long one may take, in ms. */
@@ -45,7 +44,6 @@ const OPEN_MS = 30_000;
 /** Failed proofs per token and minute, and joins per minute over all. */
 const MAX_FAILURES = 10;
 const MAX_JOINS = 600;
-const MINUTE = 60_000;
 
 interface Conversation {
   hello: JoinHello;
@@ -63,40 +61,18 @@ class Refusal extends Error {
   }
 }
 
-/** Allows `max` per minute and key; forgets everything every minute. */
-class Limiter {
-  readonly #counts = new Map<string, number>();
-  #since = Number.NEGATIVE_INFINITY;
-
-  constructor(
-    private readonly clock: Clock,
-    private readonly max: number,
-  ) {}
-
-  exhausted(key: string): boolean {
-    const now = this.clock.monotonic();
-    if (now - this.#since >= MINUTE) {
-      this.#counts.clear();
-      this.#since = now;
-    }
-    return (this.#counts.get(key) ?? 0) >= this.max;
-  }
-
-  add(key: string): void {
-    this.#counts.set(key, (this.#counts.get(key) ?? 0) + 1);
-  }
-}
-
 const text = (s: Frozen<Secret>, key: string): string =>
   Buffer.from(s.data?.[key] ?? '', 'base64').toString('utf8');
 
 export class JoinDesk {
   readonly #open = new Map<string, Conversation>();
+  readonly #renewals: RenewalDesk;
   readonly #failures: Limiter;
   readonly #joins: Limiter;
   #uses: Promise<void> = Promise.resolve();
 
   constructor(private readonly o: JoinDeskOptions) {
+    this.#renewals = new RenewalDesk(o);
     this.#failures = new Limiter(o.clock, MAX_FAILURES);
     this.#joins = new Limiter(o.clock, MAX_JOINS);
   }
@@ -110,6 +86,10 @@ export class JoinDesk {
       if (payload.length > LIMITS.join) throw new Refusal('invalid', 'message too large');
       const frame = new Decoder({ maxMessage: LIMITS.join, maxInflated: 2 * LIMITS.join }).push(payload);
       if (!frame) throw new Refusal('invalid', 'joining messages come in one piece');
+      if (frame.type === TYPE.renewHello || frame.type === TYPE.renewProof) {
+        await this.#renewals.receive(id, frame.type, frame.body);
+        return;
+      }
       if (frame.type === TYPE.joinHello) reply(TYPE.joinChallenge, this.#hello(id, frame.body as JoinHello));
       else if (frame.type === TYPE.joinProof)
         reply(TYPE.joinGrant, await this.#proof(id, frame.body as JoinProof));
@@ -175,9 +155,17 @@ export class JoinDesk {
       throw new Refusal('invalid', 'the request is not signed by the key that it names');
     // Only who knows the secret learns more than that it is wrong.
     this.#notExpired(secret);
-    await this.#claimName(hello.name, hello.key, key);
+    if (this.o.revocations.of(keyId(key)))
+      throw new Refusal(
+        'revoked',
+        'the key of this device was revoked. To take it back, empty its data directory and join again',
+      );
+    await this.#claimName(hello, key, text(secret, 'node-name'));
     await this.#use(hello.id, keyId(key));
     const cert = await this.o.pki.issueClientCert({ ...nodeSubject(hello.name), publicKey: key });
+    const before = this.o.pki.issued.holder(hello.name);
+    this.o.pki.issued.record(cert);
+    if (before && before !== keyId(key)) this.o.keyChanged(hello.name);
     this.#forget(id);
     const { node: forNodes, join: forJoining } = this.o.addresses();
     const grant = {
@@ -218,8 +206,13 @@ export class JoinDesk {
       );
   }
 
-  /** A name belongs to the key that has it while its node is alive; a dead one's may be taken over. */
-  async #claimName(name: string, spki: string, key: KeyObject): Promise<void> {
+  /**
+   * A name belongs to the key of its Node object. Another device gets it when that was deleted, or with a token made
+   * for this very name (`node-name`) and while the old device is not connected.
+   */
+  async #claimName({ name }: JoinHello, key: KeyObject, only: string): Promise<void> {
+    if (only && only !== name)
+      throw new Refusal('taken', `the join token is for a node named "${only}"; pass --node-name ${only}`);
     let node: Frozen<Node>;
     try {
       node = await this.o.client.get<Node>(nodes, { name });
@@ -227,24 +220,23 @@ export class JoinDesk {
       if (isApiError(e, 'NotFound')) return;
       throw e;
     }
+    const spki = key.export({ type: 'spki', format: 'der' }).toString('base64');
     const pinned = node.metadata?.annotations?.[KEY_ANNOTATION];
     if (!pinned || pinned === spki) return;
-    if (this.o.isLinked(name))
+    if (only !== name || this.o.isLinked(name))
       throw new Refusal(
         'taken',
-        `a node named "${name}" is connected and has another key. Pass another --node-name, or, if this device ` +
-          `replaces it, switch the old one off and run: kubectl delete node ${name}`,
+        `there is a node named "${name}" with another key. Pass another --node-name, or, if this device replaces it, ` +
+          `switch the old one off and run: kubectl delete node ${name}`,
       );
-    const normal = key.export({ type: 'spki', format: 'der' }).toString('base64');
     await this.o.client.patch<Node>(
       nodes,
       { name },
-      { metadata: { annotations: { [KEY_ANNOTATION]: normal } } },
+      { metadata: { annotations: { [KEY_ANNOTATION]: spki } } },
     );
-    this.o.keyChanged(name);
   }
 
-  /** One after the other: a fleet that joins with one token at once would only take it from each other's hands. */
+  /** One after the other: of many joins at once each would otherwise find the Secret changed by another. */
   #use(id: string, joiner: string): Promise<void> {
     const mine = this.#uses.then(() => this.#takeUse(id, joiner));
     this.#uses = mine.catch(() => {});

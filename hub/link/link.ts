@@ -2,7 +2,7 @@
  * The hub's end of every node's link: desired sets down, reports up, liveness into Node objects, streams both ways.
  * docs/wire.md tells the protocol; nothing here depends on what a broker remembers.
  */
-import { createPublicKey, type KeyObject, X509Certificate } from 'node:crypto';
+import { type KeyObject, X509Certificate } from 'node:crypto';
 import type { Lease } from 'kubernetes-types/coordination/v1.js';
 import type { ConfigMap, Node } from 'kubernetes-types/core/v1.js';
 import { type Clock, rfc3339Micro } from '../../api/clock.js';
@@ -19,6 +19,7 @@ import {
   type Delta,
   type Hello,
   type Inventory,
+  type Refused,
   type Renew,
   type Report,
   TYPE,
@@ -41,6 +42,7 @@ import { Greeter } from './greeter.js';
 import { JoinDesk } from './join.js';
 import { KEY_ANNOTATION, type NodeFacts, planNode } from './nodes.js';
 import { applyPodReport } from './reports.js';
+import { pinnedKey, Revocations } from './revocation.js';
 import { NodeStreamTable } from './streams.js';
 import { LINK_CONFIG } from './token.js';
 
@@ -52,6 +54,8 @@ export interface HubLinkOptions {
   log: Log;
   /** Shared with the controllers; the link starts those that it needs, and its own when none are given. */
   informers?: Informers;
+  /** Started by the caller; absent: the link's own. */
+  revocations?: Revocations;
   /** Where agents reach an embedded broker: `host:port`, best first. An external one knows its own address. */
   addresses?: () => string[];
   /** Where agents reach the hub's OCI registry, told at every welcome: `host:port`. */
@@ -78,6 +82,8 @@ const MAX_BATCHES = 16;
 /** Pods of one node whose report numbers are kept. */
 const MAX_REMEMBERED = 2048;
 const MAX_UPLINK_MESSAGE = 1024 * 1024;
+/** From the end of a revoked session until its connection is cut. */
+const CUT_MS = 200;
 /** Hello and bye, which anybody who reaches the broker can send. */
 const MAX_UNPROVEN = 8 * 1024;
 /** An agent says something every 75 minutes at least. One that has not is gone, whatever the broker says or does not. */
@@ -138,6 +144,7 @@ export class HubLink implements NodeStreams {
   readonly #queue: WorkQueue;
   readonly #joins: JoinDesk;
   readonly #greeter = new Greeter();
+  readonly #revocations: Revocations;
   readonly #queriedAt = new Map<string, number>();
   #cancelSweep: (() => void) | undefined;
   #stopped = false;
@@ -159,12 +166,18 @@ export class HubLink implements NodeStreams {
       concurrency: 16,
       baseDelayMs: 200,
     });
+    this.#revocations =
+      options.revocations ??
+      new Revocations({ ...options, informers: this.#informers, issued: options.pki.issued });
+    this.#revocations.onChange(() => this.#recheck());
     this.#joins = new JoinDesk({
+      revocations: this.#revocations,
       client: options.client,
       pki: options.pki,
       clock: options.clock,
       log: options.log,
       addresses: () => this.#addresses(),
+      refusal: (node, key) => this.#refusal(node, key),
       isLinked: (node) => this.isLinked(node),
       keyChanged: (node) => this.#keyChanged(node),
       send: (topic, payload) => void options.bus.publish(topic, payload),
@@ -178,6 +191,7 @@ export class HubLink implements NodeStreams {
       if (!now && !this.isLinked(name)) this.#forget(name);
     });
     await this.#informers.start();
+    if (!this.#o.revocations) await this.#revocations.start();
     const known = [...nodeInformer.values()].filter((n) => n.metadata?.annotations?.[KEY_ANNOTATION]);
     for (const n of known) this.#downAfter(this.#node(n.metadata!.name!), this.#o.startGraceMs ?? 60_000);
     this.#queue.start();
@@ -194,6 +208,7 @@ export class HubLink implements NodeStreams {
         for (const n of this.#informers.of<Node>(nodes).values())
           if (n.metadata?.annotations?.[KEY_ANNOTATION]) this.#queryUntilLinked(n.metadata.name!, 0);
       },
+      refusal: (cn, key) => this.#revocations.refusal(cn, key),
       down: () => {
         for (const n of this.#nodes.values()) {
           this.#endSession(n);
@@ -261,6 +276,7 @@ export class HubLink implements NodeStreams {
     }
     await this.#o.bus.stop();
     await this.#queue.stop();
+    if (!this.#o.revocations) await this.#revocations.stop();
     if (this.#ownInformers) await this.#informers.stop();
   }
 
@@ -327,11 +343,41 @@ export class HubLink implements NodeStreams {
     if (s) this.#publish(n.name, channel, encode(type, body, { sealer: s.sealers[channel] }));
   }
 
-  /** Outside of a session, but for the one hello of that number. */
-  #sendSigned(node: string, session: string, type: number, body: unknown): void {
+  /** Outside of what is sealed: the answer to a hello, and after it (`counter` 1) the end of its session. */
+  #sendSigned(node: string, session: string, type: number, body: unknown, counter = 0): void {
     const context = signingContext(node, 'd', session);
     const sign = (data: Uint8Array) => this.#o.pki.sign(data);
-    this.#publish(node, 'd', encode(type, body, { signer: { context, counter: 0, sign } }));
+    this.#publish(node, 'd', encode(type, body, { signer: { context, counter, sign } }));
+  }
+
+  /** What a node is told that may not come in; undefined when it may. */
+  #refusal(node: string, key: string): Refused | undefined {
+    const m = this.#revocations.refusal(NODE_CN_PREFIX + node, key);
+    const revoked = this.#revocations.of(key);
+    if (m) return { m, ...(revoked ? { r: revoked.wipe ? 2 : 1 } : {}) };
+    const pinned = this.#pinnedKey(node);
+    if (!pinned || keyId(pinned) === key) return undefined;
+    return {
+      m:
+        `the name "${node}" belongs to a node with another key. Delete that node (kubectl delete node ${node}), ` +
+        'or give this one another name: join again with an empty data directory and --node-name.',
+    };
+  }
+
+  /** The list has changed: whoever is on it now is told so, and has no session from here on. */
+  #recheck(): void {
+    for (const n of this.#nodes.values()) {
+      const refused = n.session && this.#refusal(n.name, keyId(n.session.key));
+      if (!refused) continue;
+      this.#log.warn({ node: n.name }, 'node refused: its key was revoked');
+      this.#sendSigned(n.name, n.session!.id, TYPE.refused, refused, 1);
+      this.#endSession(n);
+      n.publicKey = undefined;
+      this.#greeter.forget(n.name);
+      this.#downAfter(n, 0);
+    }
+    // Once the order above has had time to leave. Nothing from that connection is listened to meanwhile.
+    this.#clock.after(CUT_MS, () => this.#o.bus.recheck?.());
   }
 
   #publish(node: string, channel: Channel, frames: Buffer[]): void {
@@ -362,15 +408,12 @@ export class HubLink implements NodeStreams {
     if (![h.s, h.w, h.d, h.k, h.e].every((v) => typeof v === 'string' && v.length <= 64))
       throw new WireError('malformed hello');
     const answer = (type: number, body: unknown) => this.#sendSigned(name, h.s, type, body);
-    const pinned = this.#pinnedKey(name);
-    if (pinned && keyId(pinned) !== h.k) {
-      answer(TYPE.refused, {
-        m:
-          `the name "${name}" belongs to a node with another key. Delete that node (kubectl delete node ${name}), ` +
-          'or give this one another name: join again with an empty data directory and --node-name.',
-      });
+    const refused = this.#refusal(name, h.k);
+    if (refused) {
+      answer(TYPE.refused, refused);
       return;
     }
+    const pinned = this.#pinnedKey(name);
     let key = [this.#nodes.get(name)?.publicKey, pinned].find((k) => k && keyId(k) === h.k);
     if (!key && h.c) key = this.#certifiedKey(name, h.c);
     const secret = key && this.#greeter.check(name, h, key);
@@ -456,7 +499,9 @@ export class HubLink implements NodeStreams {
     session.renewed = true;
     try {
       const c = await this.#o.pki.issueClientCert({ ...nodeSubject(n.name), publicKey: session.key });
-      if (n.session === session) this.#send(n, 'd', TYPE.certificate, { c } satisfies Certificate);
+      if (n.session !== session) return;
+      this.#o.pki.issued.record(c);
+      this.#send(n, 'd', TYPE.certificate, { c } satisfies Certificate);
       this.#log.info({ node: n.name }, 'certificate renewed');
     } catch (e) {
       this.#log.error({ node: n.name, err: (e as Error).message }, 'certificate cannot be renewed');
@@ -469,6 +514,7 @@ export class HubLink implements NodeStreams {
       const cert = new X509Certificate(Buffer.from(base64, 'base64'));
       const ca = new X509Certificate(this.#o.pki.caPem);
       const cn = cert.subject.split('\n').find((l) => l.startsWith('CN='));
+      // Expired or not: it says whose the key is, and the proof that it is held follows.
       if (cert.verify(ca.publicKey) && cn === `CN=${NODE_CN_PREFIX}${node}`) return cert.publicKey;
     } catch {
       // Told below.
@@ -476,15 +522,8 @@ export class HubLink implements NodeStreams {
     throw new WireError(`no certificate of this hub for node ${node}`);
   }
 
-  #pinnedKey(node: string): KeyObject | undefined {
-    const spki = this.#informers.of<Node>(nodes).get(node)?.metadata?.annotations?.[KEY_ANNOTATION];
-    if (!spki) return undefined;
-    try {
-      return createPublicKey({ key: Buffer.from(spki, 'base64'), format: 'der', type: 'spki' });
-    } catch {
-      this.#log.warn({ node }, `annotation ${KEY_ANNOTATION} is not a public key; ignored`);
-      return undefined;
-    }
+  #pinnedKey(name: string): KeyObject | undefined {
+    return pinnedKey(this.#informers.of<Node>(nodes).get(name));
   }
 
   /** The node joined anew with another key: what was known of the old one is void. */

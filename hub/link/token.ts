@@ -14,6 +14,8 @@ export function bootstrapTokenSecret(t: {
   /** RFC 3339 */
   expiration: string;
   uses: number;
+  /** Only a node of this name may join with it, and it may take the place of the one that has the name. */
+  nodeName?: string;
 }): Secret {
   const data = {
     'token-id': t.id,
@@ -23,6 +25,7 @@ export function bootstrapTokenSecret(t: {
     'auth-extra-groups': 'system:bootstrappers:coxswain:node',
     description: 'Made by cox token create.',
     uses: String(t.uses),
+    ...(t.nodeName ? { 'node-name': t.nodeName } : {}),
   };
   const b64 = Object.entries(data).map(([k, v]) => [k, Buffer.from(v).toString('base64')]);
   return {

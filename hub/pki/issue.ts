@@ -36,6 +36,11 @@ export type Job = { validity: Validity } & (
       /** In the words of certificates.k8s.io. */
       usages: readonly string[];
     }
+  | {
+      ca: { cert: string; key: string };
+      /** A CRL with these serial numbers (hexadecimal), valid and revoked from `notBefore` on. */
+      serials: readonly string[];
+    }
 );
 
 export interface Validity {
@@ -164,8 +169,31 @@ async function signRequest(
   return `${cert.toString('pem')}\n`;
 }
 
-/** The certificate as PEM. */
+async function revocationList(job: Extract<Job, { serials: unknown }>): Promise<string> {
+  const ca = new x509.X509Certificate(job.ca.cert);
+  const crl = await x509.X509CrlGenerator.create({
+    issuer: ca.subjectName,
+    thisUpdate: new Date(job.validity.notBefore),
+    nextUpdate: new Date(job.validity.notAfter),
+    entries: job.serials.map((serialNumber) => ({
+      serialNumber,
+      revocationDate: new Date(job.validity.notBefore),
+    })),
+    signingAlgorithm: EC,
+    signingKey: await privateCryptoKey(createPrivateKey(job.ca.key)),
+    extensions: [await x509.AuthorityKeyIdentifierExtension.create(ca)],
+  });
+  // The name that RFC 7468 gives it, and OpenSSL insists on.
+  const lines =
+    Buffer.from(crl.rawData)
+      .toString('base64')
+      .match(/.{1,64}/g) ?? [];
+  return `-----BEGIN X509 CRL-----\n${lines.join('\n')}\n-----END X509 CRL-----\n`;
+}
+
+/** The certificate, or the CRL, as PEM. */
 export function issue(job: Job): Promise<string> {
+  if ('serials' in job) return revocationList(job);
   if ('request' in job) return signRequest(job.ca, job.request, job.usages, job.validity);
   if ('privateKey' in job) return selfSignedCa(job.subject, createPrivateKey(job.privateKey), job.validity);
   const issuer = { certPem: job.ca.cert, key: createPrivateKey(job.ca.key) };

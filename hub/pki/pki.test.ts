@@ -1,6 +1,8 @@
+import { spawnSync } from 'node:child_process';
 import { createPublicKey, generateKeyPairSync, verify, X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
 import {
+  appendFileSync,
   chmodSync,
   mkdtempSync,
   readdirSync,
@@ -15,6 +17,7 @@ import { join } from 'node:path';
 import { connect, createServer, type TLSSocket } from 'node:tls';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../api/clock.js';
+import { keyId } from '../../api/wire/codec.js';
 import { createPki, nodeSubject, PkiError } from './pki.js';
 
 let dir: string;
@@ -127,5 +130,35 @@ describe('createPki', () => {
     const text = readFileSync(path, 'utf8');
     const pem = Buffer.from(/client-certificate-data: (.*)/.exec(text)![1]!, 'base64').toString();
     expect(new X509Certificate(pem).subject).toBe('O=system:masters\nCN=admin');
+  });
+
+  it('remembers who was given a name last, through a torn file, and writes a CRL that OpenSSL reads', async () => {
+    const pki = await createPki(dir, local('pi'));
+    const device = async (node: string) => {
+      const { publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+      const cert = await pki.issueClientCert({ ...nodeSubject(node), publicKey });
+      pki.issued.record(cert);
+      return { cert, id: keyId(publicKey), serial: new X509Certificate(cert).serialNumber };
+    };
+    const [a, old, b] = [await device('a'), await device('b'), await device('b')];
+    appendFileSync(join(dir, 'pki', 'issued'), '4F00 torn');
+    const again = await createPki(dir, local('pi'));
+    expect(again.issued.holder('a')).toBe(a.id);
+    expect(again.issued.holder('b')).toBe(b.id);
+    expect(again.issued.withdrawn()).toEqual([old.serial]);
+    again.issued.record(a.cert);
+    const third = await createPki(dir, local('pi'));
+    expect(third.issued.serials(a.id)).toEqual([a.serial, a.serial]);
+
+    await third.writeCrl([a.id]);
+    for (const name of ['a', 'old', 'b']) writeFileSync(join(dir, `${name}.crt`), { a, old, b }[name]!.cert);
+    const verdict = (name: string) => {
+      const args = ['verify', '-crl_check', '-CAfile', 'pki/ca.crt', '-CRLfile', 'pki/ca.crl', `${name}.crt`];
+      const r = spawnSync('openssl', args, { cwd: dir, encoding: 'utf8' });
+      return `${r.stdout}${r.stderr}`;
+    };
+    expect(verdict('b')).toContain('b.crt: OK');
+    expect(verdict('a')).toContain('certificate revoked');
+    expect(verdict('old')).toContain('certificate revoked');
   });
 });

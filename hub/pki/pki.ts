@@ -8,6 +8,8 @@
  *   admin.{crt,key}    kubectl's (`system:masters`); renewed by itself
  *   sa.key             ECDSA P-256; signs tokens of ServiceAccounts (hub/auth/tokens.ts); made anew when it is gone
  *   broker.{crt,key}   the hub's own client certificate at an external broker; made when first asked for
+ *   ca.crl             certificates that brokers of one's own are not to take (writeCrl)
+ *   issued             which certificates nodes were given (issued.ts)
  */
 import {
   createPrivateKey,
@@ -26,6 +28,7 @@ import { type Clock, systemClock } from '../../api/clock.js';
 import { fsyncDir, writeFileAtomic } from '../../api/files.js';
 import { type Log, silentLog } from '../../api/log.js';
 import { spkiHash } from '../../api/wire/join.js';
+import { IssuedCertificates } from './issued.js';
 import { issueCertificate } from './issuer.js';
 
 const DAY = 86_400_000;
@@ -93,6 +96,8 @@ export interface Pki {
   readonly serverHosts: readonly string[];
   /** The Ed25519 key that downlink messages are signed with: raw public key, 32 bytes. */
   readonly signingPublicKey: Buffer;
+  /** Certificates that nodes were given. Whoever issues one records it before it goes out. */
+  readonly issued: IssuedCertificates;
   /** Ed25519 over `data`. */
   sign(data: Uint8Array): Buffer;
   /** A secret key of 32 bytes for one purpose, the same after every start. */
@@ -108,9 +113,19 @@ export interface Pki {
   issueServerCert(cn: string, hosts: readonly string[]): Promise<KeyPair>;
   /** The hub's client certificate at an external broker (CN {@link HUB_CN}). */
   brokerClient(): Promise<KeyPair>;
+  /**
+   * Writes `DIR/pki/ca.crl`: certificates of those keys, and those whose name another device has now. For brokers that
+   * cannot ask this hub.
+   */
+  writeCrl(keys: Iterable<string>): Promise<void>;
   /** Writes a kubeconfig (0600, atomic) for a member of `system:masters`. `server`: e.g. `https://127.0.0.1:6443`. */
   writeAdminKubeconfig(path: string, server: string): Promise<void>;
 }
+
+export const CRL_FILE = 'ca.crl';
+
+/** CN of the CA that every node pins. */
+export const CA_CN = 'coxswain-ca';
 
 /** CN of the hub itself at an external broker. */
 export const HUB_CN = 'system:hub';
@@ -220,6 +235,7 @@ export async function createPki(dataDir: string, options: PkiOptions = {}): Prom
   };
 
   const clientCa = await ensureClientCa(dir, log);
+  const issued = new IssuedCertificates(join(dir, 'issued'));
   const serverHosts = serverHostsOf(options);
   const server = await ensure('server', 'coxswain-hub', [], serverHosts);
   const signingPublicKey = rawEd25519(createPublicKey(signingKey));
@@ -232,6 +248,7 @@ export async function createPki(dataDir: string, options: PkiOptions = {}): Prom
     clientCaPem: clientCa.cert,
     serverHosts,
     signingPublicKey,
+    issued,
     sign: (data) => sign(null, data, signingKey),
     deriveKey: (purpose) =>
       Buffer.from(
@@ -265,6 +282,13 @@ export async function createPki(dataDir: string, options: PkiOptions = {}): Prom
     },
     issueServerCert: (cn, hosts) => issue(cn, [], [...new Set(hosts)].sort()),
     brokerClient: () => ensure('broker', HUB_CN, [HUB_CN]),
+    async writeCrl(keys) {
+      const serials = [...issued.withdrawn(), ...[...keys].flatMap((k) => issued.serials(k))];
+      // As long as the CA: a broker that nobody brings a newer list must not turn everyone away.
+      const times = { notBefore: clock.now() - BACKDATE, notAfter: CA_VALIDITY.notAfter };
+      const crl = await issueCertificate({ serials: [...new Set(serials)], ca: issuer, validity: times });
+      writeFileAtomic(join(dir, CRL_FILE), crl, 0o644);
+    },
     async writeAdminKubeconfig(path, serverUrl) {
       const admin = await ensure('admin', 'admin', ['system:masters']);
       writeFileAtomic(path, kubeconfig(serverUrl, caPem, admin), 0o600);
@@ -300,7 +324,7 @@ async function makeDir(dataDir: string, dir: string): Promise<void> {
   const caKey = generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey;
   const signingKey = generateKeyPairSync('ed25519').privateKey;
   const ca = await issueCertificate({
-    subject: { cn: 'coxswain-ca' },
+    subject: { cn: CA_CN },
     privateKey: pemOf(caKey),
     validity: CA_VALIDITY,
   });

@@ -3,7 +3,7 @@ import { Agent, type AgentOptions } from 'node:https';
 import type { Duplex } from 'node:stream';
 import { type ConnectionOptions, connect } from 'node:tls';
 import type { Clock } from '../../api/clock.js';
-import { serverProblem } from '../../api/wire/trust.js';
+import { expiryProblem, serverProblem } from '../../api/wire/trust.js';
 
 /** Where the hub's registry is, and by what it is known. */
 export interface HubAccess {
@@ -14,6 +14,8 @@ export interface HubAccess {
   /** Client certificate and key, PEM; pulling needs none. */
   cert?: string;
   key?: string;
+  /** The hub's own time, once it has told it; this device's clock otherwise. Unix milliseconds. */
+  now?: () => number | undefined;
 }
 
 const HANDSHAKE_MS = 20_000;
@@ -59,7 +61,8 @@ export class HubAgent extends Agent {
     socket.once('secureConnect', () => {
       const leaf = socket.getPeerX509Certificate();
       const problem = leaf
-        ? serverProblem(leaf, pinned, this.#clock.now(), knownPast)
+        ? (serverProblem(leaf, pinned) ??
+          expiryProblem(leaf, pinned, this.#access.now?.() ?? this.#clock.now(), knownPast))
         : 'the server showed no certificate';
       socket.off('error', fail);
       socket.setTimeout(0);

@@ -1,20 +1,21 @@
 /** The link with real TLS and real brokers: the embedded one, and Debian's mosquitto. One suite for both. */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { generateKeyPairSync, randomBytes } from 'node:crypto';
+import { generateKeyPairSync, randomBytes, X509Certificate } from 'node:crypto';
 import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join as path } from 'node:path';
 import { type TLSSocket, connect as tlsConnect } from 'node:tls';
-import type { Node, Pod, Secret } from 'kubernetes-types/core/v1.js';
+import type { ConfigMap, Node, Pod, Secret } from 'kubernetes-types/core/v1.js';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { loadIdentity } from '../../agent/link/identity.js';
+import { loadIdentity, saveIdentity } from '../../agent/link/identity.js';
 import { ensureIdentity, JoinError, join } from '../../agent/link/join.js';
 import { AgentLink } from '../../agent/link/link.js';
 import type { PodHost } from '../../agent/ports.js';
 import { rfc3339, systemClock } from '../../api/clock.js';
-import { nodes, pods, secrets } from '../../api/kinds/index.js';
+import { configMaps, nodes, pods, secrets } from '../../api/kinds/index.js';
 import { type Log, silentLog } from '../../api/log.js';
+import { keyId } from '../../api/wire/codec.js';
 import type { DesiredSet } from '../../api/wire/desired.js';
 import { formatToken } from '../../api/wire/join.js';
 import { type MqttConnection, openMqtt } from '../../api/wire/mqtt.js';
@@ -24,8 +25,9 @@ import type { Bus, BusHandlers } from '../../hub/link/bus.js';
 import { EmbeddedBroker } from '../../hub/link/embedded.js';
 import { ExternalBus } from '../../hub/link/external.js';
 import { HubLink } from '../../hub/link/link.js';
+import { REVOKED } from '../../hub/link/revocation.js';
 import { bootstrapTokenSecret } from '../../hub/link/token.js';
-import { createPki, type Pki } from '../../hub/pki/pki.js';
+import { createPki, nodeSubject, type Pki } from '../../hub/pki/pki.js';
 import { MemoryClient } from '../../hub/testing/memory-client.js';
 import { missing } from './support/needs.js';
 import { eventually } from './support/system.js';
@@ -95,6 +97,7 @@ async function embeddedSite(): Promise<Site> {
       },
       stop: () => broker.stop(),
       publish: (t, p) => broker.publish(t, p),
+      recheck: () => broker.recheck(),
       addresses: () => ({ node: [`127.0.0.1:${broker.port}`], join: [`127.0.0.1:${broker.port}`] }),
     },
     warnings,
@@ -477,13 +480,21 @@ for (const [name, make, absent] of brokers)
     });
 
     let serial = 0;
-    async function token(o: { ttl?: number; uses?: number; secret?: string } = {}): Promise<string> {
+    async function token(
+      o: { ttl?: number; uses?: number; secret?: string; nodeName?: string } = {},
+    ): Promise<string> {
       const id = `t${`${serial++}`.padStart(5, '0')}`;
       const secret = 'abcdefghij012345';
       const expiration = rfc3339(Date.now() + (o.ttl ?? 3_600_000));
       await client.create<Secret>(
         secrets,
-        bootstrapTokenSecret({ id, secret, expiration, uses: o.uses ?? 1 }),
+        bootstrapTokenSecret({
+          id,
+          secret,
+          expiration,
+          uses: o.uses ?? 1,
+          ...(o.nodeName ? { nodeName: o.nodeName } : {}),
+        }),
       );
       const addresses = [`127.0.0.1:${site.joinPort}`];
       return formatToken({ addresses, caHash: site.pki.caHash, id, secret: o.secret ?? secret });
@@ -588,16 +599,133 @@ for (const [name, make, absent] of brokers)
       expect(reasons.slice(10)).toEqual(['busy', 'busy']);
     });
 
-    it('refuses the name of a living node to another key, and gives it away once that is dead', async () => {
-      const { link } = await start('dev9');
+    it("refuses a node's name to another key, until the Node is deleted or a token names it", async () => {
+      const { link, dataDir } = await start('dev9');
       await eventually('registered', () => client.get<Node>(nodes, { name: 'dev9' }).catch(() => undefined));
       await expect(joinAs('dev9', await token())).rejects.toMatchObject({
         reason: 'taken',
         message: expect.stringMatching(/kubectl delete node dev9/),
       });
+      // Not even with a token for that name while the old one is connected.
+      const named = await token({ nodeName: 'dev9', uses: 2 });
+      await expect(joinAs('dev9', named)).rejects.toMatchObject({ reason: 'taken' });
+      await expect(joinAs('dev90', named)).rejects.toMatchObject({
+        reason: 'taken',
+        message: expect.stringMatching(/for a node named "dev9"/),
+      });
       await link.stop();
       await eventually('gone', () => !hub.isLinked('dev9'));
+      await expect(joinAs('dev9', await token())).rejects.toMatchObject({ reason: 'taken' });
+      const replaced = fresh();
+      await joinAs('dev9', named, replaced);
+      const second = await start('dev9', replaced);
+      await second.link.stop();
+      await client.delete(nodes, { name: 'dev9' });
       await start('dev9');
+      // The first device is out for good: its name has gone to others.
+      const lines = logLines.length;
+      const host = new Host();
+      const old = new AgentLink({
+        dataDir,
+        identity: loadIdentity(dataDir)!,
+        host,
+        clock: systemClock,
+        log: collectLog(logLines),
+      });
+      agents.push(old);
+      old.start();
+      await eventually('refusal', () =>
+        logLines.slice(lines).some((l) => /another device has joined under the name/.test(l)),
+      );
+      expect(old.connected).toBe(false);
+      await old.stop();
+    });
+
+    it('lets a device with an expired certificate recover by its key, and not one that was revoked', async () => {
+      const expired = async (nodeName: string) => {
+        const dataDir = fresh();
+        await joinAs(nodeName, await token(), dataDir);
+        const file = JSON.parse(readFileSync(path(dataDir, 'identity.json'), 'utf8'));
+        const publicKey = loadIdentity(dataDir)!.publicKey;
+        file.cert = await site.pki.issueClientCert({ ...nodeSubject(nodeName), publicKey, ttl: -60_000 });
+        saveIdentity(dataDir, file);
+        return { dataDir, key: keyId(publicKey) };
+      };
+      const away = await expired('dev20');
+      const clock = { ...systemClock, now: () => Date.UTC(2090, 0, 1) };
+      const link = new AgentLink({
+        dataDir: away.dataDir,
+        identity: loadIdentity(away.dataDir)!,
+        host: new Host(),
+        clock,
+        log: collectLog(logLines),
+      });
+      agents.push(link);
+      link.start();
+      await eventually('recovered', () => link.connected);
+      const end = Date.parse(new X509Certificate(loadIdentity(away.dataDir)!.cert).validTo);
+      expect(end).toBeGreaterThan(Date.now() + 4 * 365 * 86_400_000);
+
+      const stolen = await expired('dev21');
+      await client.create<ConfigMap>(configMaps, {
+        metadata: { ...REVOKED },
+        data: { [stolen.key]: JSON.stringify({ node: 'dev21', wipe: true }) },
+      });
+      const host = new Host();
+      const thief = new AgentLink({
+        dataDir: stolen.dataDir,
+        identity: loadIdentity(stolen.dataDir)!,
+        host,
+        clock: systemClock,
+        log: collectLog(logLines),
+      });
+      agents.push(thief);
+      thief.start();
+      await eventually('erased', () => !existsSync(path(stolen.dataDir, 'node.key')));
+      expect(readdirSync(stolen.dataDir)).toEqual(['revoked.json']);
+      expect(host.desired?.pods).toEqual([]);
+      await expect(ensureIdentity({ dataDir: stolen.dataDir, log: silentLog })).rejects.toThrow(
+        /has revoked this device.*cox token create/,
+      );
+      // With a token of its owner it starts anew, with another key.
+      const again = await ensureIdentity({
+        dataDir: stolen.dataDir,
+        token: await token(),
+        nodeName: 'dev21',
+        log: silentLog,
+      });
+      expect(keyId(again.publicKey)).not.toBe(stolen.key);
+      expect(existsSync(path(stolen.dataDir, 'revoked.json'))).toBe(false);
+    });
+
+    it('ends the session of a revoked node at once, for good, and lets it in again when taken off the list', async () => {
+      const { link, dataDir } = await start('dev22');
+      const { publicKey, cert, key } = loadIdentity(dataDir)!;
+      const id = keyId(publicKey);
+      await client.patch<ConfigMap>(configMaps, REVOKED, { data: { [id]: '{"node":"dev22"}' } });
+      await eventually('cut', () => !link.connected && !hub.isLinked('dev22'));
+      await link.stop();
+      expect(loadIdentity(dataDir)?.node, 'a lock erases nothing').toBe('dev22');
+      const credentials = { cert, key: key.export({ type: 'pkcs8', format: 'pem' }) as string };
+      if (name === 'embedded broker')
+        await expect(raw(site.port, 'x', credentials, nodeSubscriptions('dev22'))).rejects.toThrow();
+      const tried = new AgentLink({
+        dataDir,
+        identity: loadIdentity(dataDir)!,
+        host: new Host(),
+        clock: systemClock,
+        log: collectLog(logLines),
+      });
+      const lines = logLines.length;
+      agents.push(tried);
+      tried.start();
+      await eventually('refusal', () =>
+        logLines.slice(lines).some((l) => /refuses this node: the key of this device was revoked/.test(l)),
+      );
+      expect(hub.isLinked('dev22')).toBe(false);
+      await tried.stop();
+      await client.patch<ConfigMap>(configMaps, REVOKED, { data: { [id]: null } });
+      await start('dev22', dataDir);
     });
 
     it('runs a pod end to end, streams a log, and notices a cut', async () => {

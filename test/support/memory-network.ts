@@ -1,6 +1,6 @@
 /** A broker and a network in memory, under a virtual clock, that lose, double, delay and reorder as told. */
 
-import type { Transport } from '../../agent/link/dial.js';
+import type { Transport } from '../../agent/link/transport.js';
 import type { Clock } from '../../api/clock.js';
 import type { MqttConnection, MqttOptions } from '../../api/wire/mqtt.js';
 import { HUB_SUBSCRIPTIONS } from '../../api/wire/topics.js';

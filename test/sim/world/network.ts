@@ -2,7 +2,7 @@
  * A broker and the connections to it. Within one connection messages keep their order, as over TCP, unless the weather
  * says otherwise: loss, doubling and overtaking stand for brokers that do so (QoS 0, bridges, queues that overflow).
  */
-import type { Transport } from '../../../agent/link/dial.js';
+import type { Transport } from '../../../agent/link/transport.js';
 import type { VirtualClock } from '../../../api/testing/virtual-clock.js';
 import type { MqttConnection } from '../../../api/wire/mqtt.js';
 import { HUB_SUBSCRIPTIONS, KEEPALIVE_SECONDS } from '../../../api/wire/topics.js';
