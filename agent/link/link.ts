@@ -105,7 +105,8 @@ export class AgentLink implements Reporter {
   readonly #file: DesiredFile;
   readonly #outbox: Outbox;
   readonly #streams: AgentStreams;
-  readonly #epoch: string;
+  /** Names this process: reports are numbered within it. */
+  readonly epoch: string;
   readonly #transport: Transport;
   #items: Items = new Map();
   #generation = 0;
@@ -134,9 +135,9 @@ export class AgentLink implements Reporter {
     this.#o = options;
     this.#clock = options.clock;
     this.#log = options.log;
-    this.#epoch = randomBytes(6).toString('base64url');
+    this.epoch = randomBytes(6).toString('base64url');
     this.#file = new DesiredFile(options.dataDir, options.identity.key, this.#clock, this.#log);
-    this.#outbox = new Outbox(this.#clock, this.#epoch, (r) => void this.#send('u', TYPE.report, r));
+    this.#outbox = new Outbox(this.#clock, this.epoch, (r) => void this.#send('u', TYPE.report, r));
     this.#streams = new AgentStreams(options.host, this.#clock, (type, body) =>
       this.#send('s/u', type, body),
     );
@@ -320,7 +321,7 @@ export class AgentLink implements Reporter {
       g: this.#generation,
       d: digestOf(this.#items),
       k: keyId(publicKey),
-      e: this.#epoch,
+      e: this.epoch,
       ...(this.#sendCertificate ? { c: new X509Certificate(cert).raw.toString('base64') } : {}),
     };
     const agreed = this.#agreement;
