@@ -1,7 +1,6 @@
 /** The hub's side of joining: checks tokens against bootstrap-token Secrets in kube-system and issues certificates. */
 import { createHash, createPublicKey, type KeyObject, randomBytes, verify } from 'node:crypto';
 import type { Node, Secret } from 'kubernetes-types/core/v1.js';
-import type { Clock } from '../../api/clock.js';
 import { nodes, secrets } from '../../api/kinds/index.js';
 import { isApiError } from '../../api/meta/errors.js';
 import { Decoder, encode, keyId } from '../../api/wire/codec.js';
