@@ -9,6 +9,7 @@ import type { Kind } from './kind.js';
 import { leases } from './lease.js';
 import { limitRanges } from './limitrange.js';
 import { namespaces } from './namespace.js';
+import { ingressClasses, ingresses, networkPolicies } from './networking.js';
 import { nodes } from './node.js';
 import { pods } from './pod.js';
 import { priorityClasses } from './priorityclass.js';
@@ -25,6 +26,15 @@ import {
 import { runtimeClasses } from './runtimeclass.js';
 import { services } from './service.js';
 import { statefulSets } from './statefulset.js';
+import {
+  csiDrivers,
+  csiNodes,
+  csiStorageCapacities,
+  storageClasses,
+  volumeAttachments,
+  volumeAttributesClasses,
+} from './storage.js';
+import { persistentVolumeClaims, persistentVolumes } from './volumes.js';
 import { deployments, replicaSets } from './workloads.js';
 
 export {
@@ -33,6 +43,9 @@ export {
   clusterRoles,
   configMaps,
   controllerRevisions,
+  csiDrivers,
+  csiNodes,
+  csiStorageCapacities,
   customResourceDefinitions,
   daemonSets,
   deployments,
@@ -40,12 +53,17 @@ export {
   endpoints,
   events,
   jobs,
+  ingressClasses,
+  ingresses,
   leases,
   limitRanges,
   localSubjectAccessReviews,
   namespaces,
+  networkPolicies,
   newEvents,
   nodes,
+  persistentVolumeClaims,
+  persistentVolumes,
   pods,
   priorityClasses,
   replicaSets,
@@ -60,8 +78,11 @@ export {
   serviceAccounts,
   services,
   statefulSets,
+  storageClasses,
   subjectAccessReviews,
   tokenReviews,
+  volumeAttachments,
+  volumeAttributesClasses,
 };
 
 /** Every kind that the API serves. A new kind is a declaration and a line here. */
@@ -74,6 +95,8 @@ export const allKinds: readonly Kind[] = [
   serviceAccounts,
   services,
   endpoints,
+  persistentVolumes,
+  persistentVolumeClaims,
   events,
   leases,
   limitRanges,
@@ -88,6 +111,15 @@ export const allKinds: readonly Kind[] = [
   jobs,
   endpointSlices,
   newEvents,
+  ingresses,
+  ingressClasses,
+  networkPolicies,
+  storageClasses,
+  volumeAttachments,
+  volumeAttributesClasses,
+  csiDrivers,
+  csiNodes,
+  csiStorageCapacities,
   roles,
   roleBindings,
   clusterRoles,

@@ -249,7 +249,7 @@ const HOST_PATH_TYPES = [
 type SourceCheck = { [K in keyof Volume]?: (source: NonNullable<Volume[K]>, at: string) => Errors };
 
 /** What each kind of volume must say; kinds that are not here need a node that knows them. */
-const VOLUME_SOURCES: SourceCheck = {
+export const VOLUME_SOURCES: SourceCheck = {
   emptyDir: (s, at) =>
     s.sizeLimit !== undefined && compareQuantity(s.sizeLimit, '0') < 0
       ? [forbidden(`${at}.sizeLimit`, 'SizeLimit field must be a valid resource quantity')]
@@ -590,7 +590,7 @@ export const validateTolerations = (tolerations: readonly Toleration[] | undefin
 
 const NODE_OPERATORS = ['In', 'NotIn', 'Exists', 'DoesNotExist', 'Gt', 'Lt'];
 
-const validateTerm = (term: NodeSelectorTerm | undefined, at: string): Errors =>
+export const validateNodeSelectorTerm = (term: NodeSelectorTerm | undefined, at: string): Errors =>
   each(term?.matchExpressions, `${at}.matchExpressions`, (e, f) => {
     const errors = qualifiedName(e.key ?? '').map((w) => invalid(`${f}.key`, e.key ?? '', w));
     const n = e.values?.length ?? 0;
@@ -617,14 +617,14 @@ function validateAffinity(a: Affinity | undefined, at: string): Errors {
     const f = `${at}.nodeAffinity.${name}.nodeSelectorTerms`;
     if (!hard.nodeSelectorTerms?.length)
       errors.push(required(f, 'must have at least one node selector term'));
-    errors.push(...each(hard.nodeSelectorTerms, f, validateTerm));
+    errors.push(...each(hard.nodeSelectorTerms, f, validateNodeSelectorTerm));
   }
   errors.push(
     ...each(node?.[soft], `${at}.nodeAffinity.${soft}`, (p, f) => [
       ...(p.weight >= 1 && p.weight <= 100
         ? []
         : [invalid(`${f}.weight`, p.weight ?? 0, 'must be in the range 1-100')]),
-      ...validateTerm(p.preference, `${f}.preference`),
+      ...validateNodeSelectorTerm(p.preference, `${f}.preference`),
     ]),
   );
   for (const k of ['podAffinity', 'podAntiAffinity'] as const) {

@@ -137,3 +137,32 @@ export const fullyQualifiedName: Validator = (v) => {
   if (labels.length < 2) return ['should be a domain with at least two segments separated by dots'];
   return labels.map((l) => dns1123Label(l).join(',')).filter((e) => e !== '');
 };
+
+const WILDCARD = `\\*\\.${SUBDOMAIN}`;
+const wildcard = whole(WILDCARD);
+const WILDCARD_TEXT = explain(
+  "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character",
+  WILDCARD,
+  '*.example.com',
+);
+
+/** `*.example.com` */
+export const wildcardSubdomain: Validator = (v) => [
+  ...(v.length > 253 ? [maxBytes(253)] : []),
+  ...(v.length <= 4096 && wildcard.test(v) ? [] : [WILDCARD_TEXT]),
+];
+
+const HTTP_PATH = `[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+`;
+const httpPath = whole(HTTP_PATH);
+
+/** `acme.io/foo` */
+export const domainPrefixedPath: Validator = (v) => {
+  const slash = v.indexOf('/');
+  if (slash <= 0 || slash === v.length - 1) return ['must be a domain-prefixed path (such as "acme.io/foo")'];
+  return [
+    ...dns1123Subdomain(v.slice(0, slash)),
+    ...(httpPath.test(v.slice(slash + 1))
+      ? []
+      : [`Invalid path (regex used for validation is '${HTTP_PATH}')`]),
+  ];
+};
