@@ -1,13 +1,18 @@
 import type { PersistentVolumeClaim } from 'kubernetes-types/core/v1.js';
 import type { Ingress } from 'kubernetes-types/networking/v1.js';
-import { ingressClasses, ingresses, persistentVolumeClaims, storageClasses } from '../../../api/kinds/index.js';
+import {
+  ingressClasses,
+  ingresses,
+  persistentVolumeClaims,
+  storageClasses,
+} from '../../../api/kinds/index.js';
 import type { Kind } from '../../../api/kinds/kind.js';
 import { DEFAULT_INGRESS_CLASS } from '../../../api/kinds/networking.js';
 import { isDefaultStorageClass } from '../../../api/kinds/storage.js';
 import { saysClass } from '../../../api/kinds/volumes.js';
 import type { AnyObject } from '../../../api/meta/object.js';
 import type { Frozen } from '../../client.js';
-import { forbidden, type Plugin, same, type World } from './plugin.js';
+import { type Plugin, same, type World } from './plugin.js';
 
 /** The default classes of a kind, the newest first; of those equally old the first by name. */
 const defaults = (
@@ -51,11 +56,10 @@ export const defaultIngressClass: Plugin = {
   mutate(request) {
     const ingress = request.object as unknown as Ingress;
     const { metadata, spec } = ingress;
-    if (spec?.ingressClassName !== undefined || metadata?.annotations?.['kubernetes.io/ingress.class']) return;
+    if (spec?.ingressClassName !== undefined || metadata?.annotations?.['kubernetes.io/ingress.class'])
+      return;
     const marked = (o: Frozen<AnyObject>) => o.metadata?.annotations?.[DEFAULT_INGRESS_CLASS] === 'true';
-    const all = defaults(request.world, ingressClasses, marked);
-    if (all.length > 1)
-      throw forbidden(request, `${all.length} default IngressClasses were found, only 1 allowed`);
-    if (all.length) ingress.spec = { ...spec, ingressClassName: all[0]!.metadata!.name! };
+    const [first] = defaults(request.world, ingressClasses, marked);
+    if (first) ingress.spec = { ...spec, ingressClassName: first.metadata!.name! };
   },
 };

@@ -1,5 +1,6 @@
 import type { Clock } from '../../../api/clock.js';
 import type { Log } from '../../../api/log.js';
+import { defaultIngressClass, defaultStorageClass } from './defaultclass.js';
 import { limitRanger } from './limitranger.js';
 import { namespaceLifecycle } from './namespacelifecycle.js';
 import type { Plugin } from './plugin.js';
@@ -26,7 +27,9 @@ export const plugins = ({ clock, quota }: AdmissionParts): readonly Plugin[] => 
   serviceAccount(clock),
   podSecurity(),
   priority,
+  defaultStorageClass,
   runtimeClass,
+  defaultIngressClass,
   quota,
 ];
 
