@@ -43,13 +43,26 @@ export const describedDefinitions = (): Definitions => read('definitions.json');
 
 const REF = '#/definitions/';
 
+interface Resolved {
+  schema: Schema;
+  name?: string;
+}
+/** By `$ref`: asked for every field of every object that is read or written. */
+const targets = new Map<string, Resolved>();
+
 /** Follows a `$ref`; gives back the node and its definition's name. */
-export function resolve(schema: Schema): { schema: Schema; name?: string } {
-  if (!schema.$ref?.startsWith(REF)) return { schema };
-  const name = schema.$ref.slice(REF.length);
+export function resolve(schema: Schema): Resolved {
+  const { $ref: ref } = schema;
+  if (ref === undefined) return { schema };
+  const known = targets.get(ref);
+  if (known) return known;
+  if (!ref.startsWith(REF)) return { schema };
+  const name = ref.slice(REF.length);
   const target = fieldDefinitions()[name];
   if (!target) throw new Error(`schema ${name} is not defined: run "npm run build"`);
-  return { schema: target, name };
+  const found = Object.freeze({ schema: target, name });
+  targets.set(ref, found);
+  return found;
 }
 
 /** The schema of a field, or undefined where there is none or the schema is open there. */

@@ -38,6 +38,8 @@ const YEAR_SECONDS = 365 * 24 * HOUR;
 const LEEWAY = 1;
 /** Longer than any token that is made here. */
 const MAX_TOKEN = 8 << 10;
+/** Signatures are looked at once; times and the objects that a token is bound to at each request. */
+const MAX_VERIFIED = 256;
 
 /** The key that tokens are signed with (ECDSA P-256); made when it is not there: tokens of before are void then. */
 export function loadTokenKey(path: string): KeyObject {
@@ -106,6 +108,8 @@ export interface TokensOptions {
 
 /** Makes and checks the tokens of ServiceAccounts, and checks bootstrap tokens. */
 export class Tokens {
+  /** Claims of tokens whose signature is good. */
+  readonly #verified = new Map<string, { iss?: unknown }>();
   readonly #public: KeyObject;
   readonly #kid: string;
 
@@ -294,6 +298,8 @@ export class Tokens {
 
   /** Claims of a token that this hub signed; whether it is valid now is another question. */
   #verify(token: string): { iss?: unknown } | undefined {
+    const known = this.#verified.get(token);
+    if (known) return known;
     if (token.length > MAX_TOKEN) return undefined;
     const [head, body, signature, ...more] = token.split('.');
     if (!head || !body || !signature || more.length) return undefined;
@@ -305,7 +311,10 @@ export class Tokens {
     );
     // The algorithm is this hub's own, whatever a header says; so nothing unsigned is parsed.
     if (!good) return undefined;
-    return JSON.parse(Buffer.from(body, 'base64url').toString('utf8')) as { iss?: unknown };
+    const claims = JSON.parse(Buffer.from(body, 'base64url').toString('utf8')) as { iss?: unknown };
+    if (this.#verified.size >= MAX_VERIFIED) this.#verified.clear();
+    this.#verified.set(token, claims);
+    return claims;
   }
 
   /** Kubernetes' bootstrap tokens: `id.secret`, kept as Secrets in kube-system. */

@@ -69,6 +69,8 @@ export function formOf(wanted: Wanted, query: URLSearchParams, userAgent: string
 /** Turns objects, lists and watch events into the bytes of a reply. */
 export class Encoder {
   readonly #json = new FormCache(8 << 20, (o) => JSON.stringify(o));
+  /** What is told of an object besides its row in a table, by version of that form. */
+  readonly #partial: Readonly<Record<string, FormCache<string>>>;
   /** Lines of a watch that asks for whole objects, by type: every watcher of an object gets the same bytes. */
   readonly #lines: Readonly<Record<string, FormCache<Buffer>>>;
 
@@ -76,6 +78,8 @@ export class Encoder {
   constructor(private readonly now: () => number) {
     const lines = (type: string) =>
       new FormCache(2 << 20, (o) => bytesOf(`{"type":"${type}","object":${JSON.stringify(o)}}\n`));
+    const partials = (version: string) => new FormCache(2 << 20, (o) => partial(o as Served, version));
+    this.#partial = { v1: partials('v1'), v1beta1: partials('v1beta1') };
     this.#lines = { ADDED: lines('ADDED'), MODIFIED: lines('MODIFIED') };
   }
 
@@ -120,7 +124,7 @@ export class Encoder {
         return `${tableHead(form)}"metadata":${metadata},"columnDefinitions":${definitions},"rows":[${bookmark ? this.#bookmarkRow(o, form) : this.#row(columns, o, form, this.now())}]}`;
       }
       case 'PartialObjectMetadata':
-        return partial(o, form.wanted.version!);
+        return this.#partialOf(o, form);
       case 'PartialObjectMetadataList':
         throw wrongShape('PartialObjectMetadataList', 'is not a list');
     }
@@ -142,7 +146,7 @@ export class Encoder {
       item = (o) => this.#row(columns, o, form, now);
     } else if (as === 'PartialObjectMetadataList') {
       head = `{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/${version}","metadata":${metadata},"items":[`;
-      item = (o) => partial(o, version!);
+      item = (o) => this.#partialOf(o, form);
     } else {
       head = `{"kind":"${kind.kind}List","apiVersion":"${apiVersionOf(kind)}","metadata":${metadata},"items":[`;
       item = (o) => this.#json.get(o);
@@ -172,7 +176,12 @@ export class Encoder {
 
   #rowObject(o: Served, form: Form): string {
     if (form.includeObject === 'None') return '';
-    return `,"object":${form.includeObject === 'Object' ? this.#json.get(o) : partial(o, form.wanted.version!)}`;
+    return `,"object":${form.includeObject === 'Object' ? this.#json.get(o) : this.#partialOf(o, form)}`;
+  }
+
+  #partialOf(o: Served, { wanted: { version = 'v1' } }: Form): string {
+    // Bookmarks are made for one watcher each.
+    return Object.isFrozen(o) ? this.#partial[version]!.get(o) : partial(o, version);
   }
 }
 
