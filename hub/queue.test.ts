@@ -15,6 +15,19 @@ describe('WorkQueue', () => {
     expect(q.idle).toBe(true);
   });
 
+  it('takes the highest priority first, and the oldest of equals', async () => {
+    const seen: string[] = [];
+    const q = new WorkQueue('t', async (k) => void seen.push(k), new VirtualClock(), silentLog, {
+      priority: (k) => Number(k.slice(1)),
+    });
+    for (const k of ['a0', 'b5', 'c-1', 'd0', 'e5', 'b5']) q.add(k);
+    expect(q.length).toBe(5);
+    q.start();
+    await turn();
+    expect(seen).toEqual(['b5', 'e5', 'a0', 'd0', 'c-1']);
+    expect(q.idle).toBe(true);
+  });
+
   it('never works on one key twice at the same time, and again when it was added meanwhile', async () => {
     let inside = 0;
     let most = 0;

@@ -9,6 +9,8 @@ export interface WorkQueueOptions {
   baseDelayMs?: number;
   /** The longest such delay, in ms. Default 60,000. */
   maxDelayMs?: number;
+  /** Of keys that are ready the one with the highest number goes first, among equals the oldest. Default: all equal. */
+  priority?: (key: string) => number;
 }
 
 /** Look at the key again after so many ms, in any case. */
@@ -24,7 +26,7 @@ const TURN = 32;
  * Its size is bounded by the number of keys that exist.
  */
 export class WorkQueue {
-  readonly #ready = new Set<string>();
+  readonly #ready: ReadyKeys;
   readonly #working = new Set<string>();
   /** Added while being worked on. */
   readonly #dirty = new Set<string>();
@@ -48,6 +50,7 @@ export class WorkQueue {
     this.#concurrency = options.concurrency ?? 1;
     this.#base = options.baseDelayMs ?? 10;
     this.#max = options.maxDelayMs ?? 60_000;
+    this.#ready = new ReadyKeys(options.priority ?? (() => 0));
   }
 
   /** Keys waiting to be worked on, those with a delay not counted. */
@@ -111,10 +114,8 @@ export class WorkQueue {
 
   #pump(): void {
     while (this.#running && !this.#yielding && this.#working.size < this.#concurrency) {
-      const next = this.#ready.values().next();
-      if (next.done) break;
-      const key = next.value;
-      this.#ready.delete(key);
+      const key = this.#ready.take();
+      if (key === undefined) break;
       this.#working.add(key);
       void this.#work(key);
       // Reconcilers over an in-memory store hardly ever wait for I/O: without a pause they would starve it.
@@ -151,5 +152,51 @@ export class WorkQueue {
       for (const w of waiters) w();
       this.#pump();
     }
+  }
+}
+
+/** Keys in the order in which they are to be worked on. There are few different priorities. */
+class ReadyKeys {
+  /** By priority. Empty ones go. */
+  readonly #groups = new Map<number, Set<string>>();
+  readonly #priorities = new Map<string, number>();
+
+  constructor(private readonly priority: (key: string) => number) {}
+
+  get size(): number {
+    return this.#priorities.size;
+  }
+
+  has(key: string): boolean {
+    return this.#priorities.has(key);
+  }
+
+  add(key: string): void {
+    if (this.#priorities.has(key)) return;
+    const p = this.priority(key);
+    let group = this.#groups.get(p);
+    if (!group) {
+      group = new Set();
+      this.#groups.set(p, group);
+    }
+    group.add(key);
+    this.#priorities.set(key, p);
+  }
+
+  take(): string | undefined {
+    let highest = Number.NEGATIVE_INFINITY;
+    for (const p of this.#groups.keys()) if (p > highest) highest = p;
+    const group = this.#groups.get(highest);
+    if (!group) return undefined;
+    const key = group.values().next().value as string;
+    group.delete(key);
+    if (group.size === 0) this.#groups.delete(highest);
+    this.#priorities.delete(key);
+    return key;
+  }
+
+  clear(): void {
+    this.#groups.clear();
+    this.#priorities.clear();
   }
 }

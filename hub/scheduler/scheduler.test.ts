@@ -47,6 +47,21 @@ describe('Scheduler', () => {
     await w.scheduler.stop();
   });
 
+  it('places the higher priority first', async () => {
+    const w = await world();
+    await w.addNode(aNode('pi1'));
+    await w.client.create(pods, aPod('low', {}, { memory: '3Gi' }));
+    await w.client.create(
+      pods,
+      aPod('high', { priorityClassName: 'system-cluster-critical' }, { memory: '3Gi' }),
+    );
+    await w.scheduler.start();
+    await w.settle();
+    expect((await w.pod('high')).spec!.nodeName).toBe('pi1');
+    expect((await w.pod('low')).spec!.nodeName).toBeUndefined();
+    await w.scheduler.stop();
+  });
+
   it('says why a pod waits, once, and binds it when the world has changed, without polling', async () => {
     const w = await world();
     await w.addNode(aNode('pi1'));

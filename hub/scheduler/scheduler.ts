@@ -63,7 +63,9 @@ export class Scheduler {
   constructor(private readonly o: SchedulerOptions) {
     this.#name = o.schedulerName ?? 'default-scheduler';
     this.#events = new EventRecorder(o.client, { component: this.#name }, o.clock, o.log);
-    this.#queue = new WorkQueue('scheduler', (key) => this.#schedule(key), o.clock, o.log);
+    this.#queue = new WorkQueue('scheduler', (key) => this.#schedule(key), o.clock, o.log, {
+      priority: (key) => this.#pods?.get(key)?.spec?.priority ?? 0,
+    });
     this.#pods = o.informers.of(pods).onChange((key, now, before) => this.#podChanged(key, now, before));
     o.informers.of(nodes).onChange((name, now, before) => {
       if (now && before && !matters(now, before)) return;

@@ -1,6 +1,7 @@
 import type { Clock } from '../../../api/clock.js';
 import type { Log } from '../../../api/log.js';
 import { defaultIngressClass, defaultStorageClass } from './defaultclass.js';
+import { defaultTolerationSeconds } from './defaulttolerationseconds.js';
 import { limitRanger } from './limitranger.js';
 import { namespaceLifecycle } from './namespacelifecycle.js';
 import type { Plugin } from './plugin.js';
@@ -27,6 +28,7 @@ export const plugins = ({ clock, quota }: AdmissionParts): readonly Plugin[] => 
   serviceAccount(clock),
   podSecurity(),
   priority,
+  defaultTolerationSeconds,
   defaultStorageClass,
   runtimeClass,
   defaultIngressClass,

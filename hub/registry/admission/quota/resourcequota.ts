@@ -89,6 +89,11 @@ export class ResourceQuotas implements Plugin, QuotaUsage {
     if (same(kind, resourceQuotas) && !deepEqual(now?.['spec'] ?? null, before?.['spec'] ?? null)) {
       this.#ledgers.delete(namespace);
       this.#underWay.delete(uid);
+      // Watchers may have heard of the quota before this did.
+      const names = (this.world.list(KIND, namespace) as readonly Frozen<ResourceQuota>[]).map(
+        (q) => q.metadata!.name!,
+      );
+      for (const listener of this.#listeners) listener(namespace, names);
       return;
     }
     this.#underWay.delete(uid);
