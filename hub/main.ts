@@ -9,6 +9,7 @@ import type { Log } from '../api/log.js';
 import { version } from '../api/version.js';
 import { RbacAuthorizer } from './auth/authorizer.js';
 import { bootstrapRbac } from './auth/bootstrap.js';
+import { publishClusterInfo } from './auth/clusterinfo.js';
 import { accessGuard } from './auth/guard.js';
 import { PodTokenSource } from './auth/podtokens.js';
 import { reviewAnswers } from './auth/reviews.js';
@@ -188,11 +189,13 @@ export class Hub {
       quota: registry.quota,
       caPem: pki.caPem,
       certificates: { authorizer, sign: pki.signRequest },
+      tokenForSecret: (account, secret) => tokens.forSecret(account, secret),
     });
     await this.#run(link);
     if (bus instanceof EmbeddedBroker) this.#mqttPort = bus.port;
     await this.#run(scheduler);
     await this.#run(controllers);
+    await publishClusterInfo(client, `https://${hostPort(at, http.port)}`, pki.caPem);
     await pki.writeAdminKubeconfig(
       join(dataDir, 'admin.kubeconfig'),
       `https://${hostPort(host ?? '127.0.0.1', http.port)}`,

@@ -7,7 +7,9 @@ import type { Client, KindTable, QuotaUsage } from '../client.js';
 import { EventRecorder } from '../events.js';
 import type { Informers } from '../informer.js';
 import { WorkQueue } from '../queue.js';
+import { accountTokensLoop, type TokenForSecret } from './accounttokens.js';
 import { aggregationLoop } from './aggregation.js';
+import { bootstrapTokensLoop } from './bootstraptokens.js';
 import { certificatesLoop, type SignRequest } from './csr.js';
 import { deploymentLoop } from './deployment.js';
 import { eventTtlLoop } from './eventttl.js';
@@ -37,6 +39,8 @@ export interface ControllersOptions {
   caPem: string;
   /** Signs what CertificateSigningRequests ask for; without it they wait for a signer of somebody else's. */
   certificates?: { authorizer: Authorizer; sign: SignRequest };
+  /** Makes tokens for Secrets of ServiceAccounts; without it these stay empty. */
+  tokenForSecret?: TokenForSecret;
   /** What quotas come to; without it nobody writes their status. */
   quota?: QuotaUsage;
   /** Ended pods that are kept, in the whole cluster. Default 500. */
@@ -79,10 +83,12 @@ export class Controllers {
       podgc: podGcLoop(o.keepEndedPods ?? 500),
       eventttl: eventTtlLoop,
       aggregation: aggregationLoop,
+      bootstraptokens: bootstrapTokensLoop,
       ...(o.certificates
         ? { certificates: certificatesLoop(o.certificates.authorizer, o.certificates.sign) }
         : {}),
     };
+    if (o.tokenForSecret) loops['accounttokens'] = accountTokensLoop(o.caPem, o.tokenForSecret);
     if (o.quota) loops['quota'] = quotaLoop(o.quota);
     for (const [name, [kinds, load]] of Object.entries(LAZY))
       loops[name] = lazily(kinds, load, this.#loading);

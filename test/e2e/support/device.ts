@@ -72,10 +72,14 @@ export class Device {
   layout = '';
   #stopBroker = async () => {};
 
-  static async start(broker: 'embedded' | 'mosquitto', agentArgs: string[] = []): Promise<Device> {
+  static async start(
+    broker: 'embedded' | 'mosquitto',
+    agentArgs: string[] = [],
+    hubArgs: string[] = [],
+  ): Promise<Device> {
     const d = new Device();
     try {
-      await d.#start(broker, agentArgs);
+      await d.#start(broker, agentArgs, hubArgs);
       return d;
     } catch (e) {
       await d.stop();
@@ -83,13 +87,13 @@ export class Device {
     }
   }
 
-  async #start(broker: 'embedded' | 'mosquitto', agentArgs: string[]): Promise<void> {
+  async #start(broker: 'embedded' | 'mosquitto', agentArgs: string[], hubArgs: string[]): Promise<void> {
     this.containerd = await Containerd.start();
     this.registry = await Registry.start();
     this.layout = await busyboxImage(this.dir);
     this.busybox = await this.registry.push(this.layout, 'busybox:1');
     const dataDir = scratch('hub');
-    const args: string[] = [];
+    const args = [...hubArgs];
     if (broker === 'mosquitto') {
       const mosquitto = await startMosquitto(dataDir);
       this.#stopBroker = mosquitto.stop;
