@@ -59,6 +59,10 @@ describe('documents', () => {
     expect(reply.headers['content-type']).toBe(
       'application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList',
     );
+    const etag = String(reply.headers['etag']);
+    const again = await t.call('/api', { headers: { accept, 'if-none-match': etag } });
+    expect([again.status, again.text, again.headers['etag']]).toEqual([304, '', etag]);
+    expect((await t.call('/apis', { headers: { accept, 'if-none-match': etag } })).status).toBe(200);
     const [core] = reply.json().items;
     const podsFound = core.versions[0].resources.find((r: { resource: string }) => r.resource === 'pods');
     expect(podsFound).toMatchObject({
@@ -94,6 +98,15 @@ describe('documents', () => {
     expect(reply.text).toBe('[+]ping ok\n[-]store failed: reason withheld\nreadyz check failed\n');
     expect(logged).toEqual([{ check: 'store', why: 'the disk is full' }]);
     expect((await sick.call('/readyz?exclude=store')).status).toBe(200);
+    expect((await sick.call('/readyz/ping')).text).toBe('ok');
+    expect((await sick.call('/readyz/store?exclude=store')).status).toBe(500);
+    expect((await sick.call('/readyz/nothing')).status).toBe(404);
+    expect((await sick.call('/livez?verbose&exclude=store&exclude=nothing')).text).toBe(
+      '[+]ping ok\n[+]store excluded: ok\nwarn: some health checks cannot be excluded: no matches for "nothing"\nlivez check passed\n',
+    );
+    expect((await sick.call('/')).json().paths).toEqual(
+      expect.arrayContaining(['/livez/ping', '/readyz/store', '/openapi/v3', '/apis/apps/v1']),
+    );
   });
 
   it('serves OpenAPI v3 with what kubectl looks for', async () => {

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import type { Clock } from '../../api/clock.js';
 import type { Kind } from '../../api/kinds/kind.js';
 import type { Log } from '../../api/log.js';
@@ -69,6 +70,8 @@ interface Served {
   openapi: OpenApi;
   /** Discovery, by path, as JSON text. */
   documents: Map<string, string>;
+  /** Discovery in one document, made when it is first asked for; clients keep it as long as its tag is right. */
+  aggregated(path: '/api' | '/apis', version: string): { text: string; etag: string };
 }
 
 /** The API as a function from request to reply: authorization, routing, verbs. Knows nothing of sockets. */
@@ -83,6 +86,10 @@ export class Api {
     this.#fairness = new Fairness(clock, options.limits);
   }
 
+  get #checks(): readonly HealthCheck[] {
+    return [{ name: 'ping', failing: () => undefined }, ...(this.options.health ?? [])];
+  }
+
   /** What depends on which kinds there are; made anew when they change. */
   get #now(): Served {
     const { registry, version } = this.options;
@@ -91,8 +98,29 @@ export class Api {
       const documents = discoveryDocuments(kinds);
       documents.set('/version', versionDocument(version));
       for (const [path, text] of Object.entries(this.options.documents ?? {})) documents.set(path, text);
-      documents.set('/', indexDocument(kinds));
-      this.#served = { kinds, router: new Router(kinds), openapi: new OpenApi(kinds, version), documents };
+      documents.set(
+        '/',
+        indexDocument(
+          kinds,
+          this.#checks.map((c) => c.name),
+        ),
+      );
+      const made = new Map<string, { text: string; etag: string }>();
+      this.#served = {
+        kinds,
+        router: new Router(kinds),
+        openapi: new OpenApi(kinds, version),
+        documents,
+        aggregated(path, v) {
+          let document = made.get(path + v);
+          if (!document) {
+            const text = aggregatedDiscovery(kinds, path, v);
+            document = { text, etag: `"${createHash('sha256').update(text).digest('hex').toUpperCase()}"` };
+            made.set(path + v, document);
+          }
+          return document;
+        },
+      };
     }
     return this.#served;
   }
@@ -211,10 +239,13 @@ export class Api {
     if (!get) throw methodNotAllowed();
     const wanted = negotiate(req.headers.accept);
     if (wanted.discovery && (path === '/api' || path === '/apis')) {
-      const reply = jsonReply(200, aggregatedDiscovery(this.options.registry.kinds, path, wanted.discovery));
-      reply.headers['content-type'] =
-        `application/json;g=apidiscovery.k8s.io;v=${wanted.discovery};as=APIGroupDiscoveryList`;
-      reply.headers['vary'] = 'Accept';
+      const { text, etag } = this.#now.aggregated(path, wanted.discovery);
+      const headers = { etag, vary: 'Accept', 'cache-control': 'public' };
+      if (req.headers['if-none-match']?.includes(etag)) return { status: 304, headers };
+      const reply = jsonReply(200, text);
+      Object.assign(reply.headers, headers, {
+        'content-type': `application/json;g=apidiscovery.k8s.io;v=${wanted.discovery};as=APIGroupDiscoveryList`,
+      });
       return reply;
     }
     const form = formOf({ format: wanted.format }, query, req.headers['user-agent']);
@@ -223,17 +254,17 @@ export class Api {
 
   /** `ok`, or with `?verbose` every check by name, in kube-apiserver's words. */
   #health(endpoint: string, only: string | undefined, query: URLSearchParams): Reply {
-    const checks: readonly HealthCheck[] = [
-      { name: 'ping', failing: () => undefined },
-      ...(this.options.health ?? []),
-    ];
+    if (only !== undefined) {
+      const check = this.#checks.find((c) => c.name === only);
+      if (!check) return textReply(404, '404 page not found\n');
+      const why = check.failing();
+      return why === undefined ? textReply(200, 'ok') : textReply(500, `internal server error: ${why}\n`);
+    }
     const excluded = new Set(query.getAll('exclude'));
-    const chosen = only === undefined ? checks : checks.filter((c) => c.name === only);
-    if (chosen.length === 0) return textReply(404, '404 page not found\n');
     const lines: string[] = [];
     let failed = false;
-    for (const c of chosen) {
-      if (excluded.has(c.name)) {
+    for (const c of this.#checks) {
+      if (excluded.delete(c.name)) {
         lines.push(`[+]${c.name} excluded: ok`);
         continue;
       }
@@ -244,6 +275,12 @@ export class Api {
         this.options.log.warn({ check: c.name, why }, 'health check fails');
         lines.push(`[-]${c.name} failed: reason withheld`);
       }
+    }
+    if (excluded.size > 0) {
+      const names = [...excluded].sort().map((n) => JSON.stringify(n.slice(0, 64)));
+      lines.push(
+        `warn: some health checks cannot be excluded: no matches for ${names.slice(0, 16).join(', ')}`,
+      );
     }
     if (failed) return textReply(500, `${lines.join('\n')}\n${endpoint} check failed\n`);
     return textReply(200, query.has('verbose') ? `${lines.join('\n')}\n${endpoint} check passed\n` : 'ok');

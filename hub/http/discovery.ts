@@ -155,7 +155,7 @@ function aggregatedResource(k: Kind): object {
 }
 
 /** `/`: every path that the server has, as Kubernetes lists them for those who come by hand. */
-export const indexDocument = (kinds: readonly Kind[]): string =>
+export const indexDocument = (kinds: readonly Kind[], checks: readonly string[]): string =>
   JSON.stringify(
     {
       paths: [
@@ -164,11 +164,9 @@ export const indexDocument = (kinds: readonly Kind[]): string =>
         ...new Set(
           kinds.flatMap((k) => (k.group ? [`/apis/${k.group}`, `/apis/${apiVersionOf(k)}`] : ['/api/v1'])),
         ),
-        '/healthz',
-        '/livez',
+        ...['/healthz', '/livez', '/readyz'].flatMap((p) => [p, ...checks.map((c) => `${p}/${c}`)]),
         '/openapi/v2',
         '/openapi/v3',
-        '/readyz',
         '/version',
       ].sort(),
     },
