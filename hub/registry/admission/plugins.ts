@@ -4,6 +4,7 @@ import { defaultIngressClass, defaultStorageClass } from './defaultclass.js';
 import { defaultTolerationSeconds } from './defaulttolerationseconds.js';
 import { limitRanger } from './limitranger.js';
 import { namespaceLifecycle } from './namespacelifecycle.js';
+import { persistentVolumeClaimResize } from './persistentvolumeclaimresize.js';
 import type { Plugin } from './plugin.js';
 import { podSecurity } from './podsecurity/podsecurity.js';
 import { priority } from './priority.js';
@@ -30,6 +31,7 @@ export const plugins = ({ clock, quota }: AdmissionParts): readonly Plugin[] => 
   priority,
   defaultTolerationSeconds,
   defaultStorageClass,
+  persistentVolumeClaimResize,
   runtimeClass,
   defaultIngressClass,
   quota,
