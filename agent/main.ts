@@ -134,6 +134,10 @@ export class Agent {
       api: () => registry.get(),
       hostIP: () => node.hostIP(),
       allocatable: () => node.allocatable(),
+      pulls: {
+        refused: () => this.#link?.refused(),
+        pulled: (bytes) => this.#link?.pulled(bytes),
+      },
     });
     this.#link = new AgentLink({
       dataDir,

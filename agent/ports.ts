@@ -19,3 +19,11 @@ export interface Reporter {
   pod(report: PodReport): void;
   event(event: AgentEvent): void;
 }
+
+/** Implemented by agent/link, asked by agent/pods: whether images may travel now, on a link that costs money. */
+export interface PullGate {
+  /** Why no image may be pulled now; undefined when it may. */
+  refused(): string | undefined;
+  /** Told of each image that came, in bytes. */
+  pulled(bytes: number): void;
+}

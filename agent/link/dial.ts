@@ -3,6 +3,7 @@
  * broker was reached under: addresses of a hub change, its CA does not, and only servers get `serverAuth` from it.
  */
 import type { X509Certificate } from 'node:crypto';
+import { connect, type Socket } from 'node:net';
 import { type TLSSocket, connect as tlsConnect } from 'node:tls';
 import { spkiHash } from '../../api/wire/join.js';
 
@@ -47,6 +48,7 @@ interface TlsOptions {
   session?: Buffer;
   /** Tickets for the next connection; they may come with the handshake, before anyone else can listen. */
   onSession?: (session: Buffer) => void;
+  onSocket?: ((socket: Socket) => void) | undefined;
 }
 
 /** One TLS connection whose server `judge` finds nothing wrong with. Nothing has been sent but the handshake. */
@@ -58,15 +60,18 @@ function dialTls(
 ): Promise<TLSSocket> {
   return new Promise((resolve, reject) => {
     // rejectUnauthorized is off because OpenSSL judges by this device's clock; `judge` decides.
-    const { onSession, ...tls } = options;
+    const { onSession, onSocket, ...tls } = options;
+    const { host, port } = splitAddress(address);
+    const tcp = connect({ host, port });
+    onSocket?.(tcp);
     const socket = tlsConnect({
-      ...splitAddress(address),
+      socket: tcp,
       ...tls,
       rejectUnauthorized: false,
       minVersion: 'TLSv1.2',
       ...LEAN_HELLO,
     });
-    socket.setNoDelay(true);
+    tcp.setNoDelay(true);
     if (onSession) socket.on('session', onSession);
     const timer = setTimeout(() => fail(new Error(`no answer in ${CONNECT_MS / 1000} s`)), CONNECT_MS);
     const fail = (e: Error) => {

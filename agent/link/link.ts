@@ -4,6 +4,7 @@
  */
 import { randomBytes, X509Certificate } from 'node:crypto';
 import type { Clock } from '../../api/clock.js';
+import { LINK_PREFIX, type LinkSettings, linkSettings, withinWindow } from '../../api/kinds/link-settings.js';
 import type { Log } from '../../api/log.js';
 import {
   Decoder,
@@ -14,7 +15,7 @@ import {
   signingContext,
   WireError,
 } from '../../api/wire/codec.js';
-import type { AgentEvent, NodeReport, PodReport } from '../../api/wire/desired.js';
+import type { AgentEvent, DesiredSet, NodeReport, PodReport } from '../../api/wire/desired.js';
 import {
   type Ack,
   type Applied,
@@ -33,7 +34,8 @@ import type { MqttConnection } from '../../api/wire/mqtt.js';
 import { agentSecret, helloProof, type LinkKey, newLinkKey, sessionKey } from '../../api/wire/session.js';
 import { applyDelta, digestOf, type Items, toDesiredSet } from '../../api/wire/set.js';
 import { type Channel, nodeSubscriptions, nodeTopic } from '../../api/wire/topics.js';
-import type { PodHost, Reporter } from '../ports.js';
+import type { PodHost, PullGate, Reporter } from '../ports.js';
+import { DataMeter } from './data-meter.js';
 import { DesiredFile } from './desired-file.js';
 import { eraseIdentity, type Identity, renewCertificate } from './identity.js';
 import { Outbox } from './outbox.js';
@@ -70,6 +72,8 @@ const ASK_MS = 600_000;
 const REVOKED_MS = 3_600_000;
 /** The hub's queries are answered at most this often. */
 const QUERY_MS = 500;
+/** When the day's bytes are used up the hub is told, and so much later the connection ends. */
+const LAST_WORDS_MS = 3_000;
 
 /** Challenges answered at once; a hub that goes on asking gets its next hello with the timer. */
 const MAX_CHALLENGES = 3;
@@ -98,7 +102,7 @@ interface Session {
   };
 }
 
-export class AgentLink implements Reporter {
+export class AgentLink implements Reporter, PullGate {
   readonly #o: AgentLinkOptions;
   readonly #log: Log;
   readonly #clock: Clock;
@@ -108,6 +112,12 @@ export class AgentLink implements Reporter {
   /** Names this process: reports are numbered within it. */
   readonly epoch: string;
   readonly #transport: Transport;
+  /** Counts this device's bytes; pulls of images ask it as well. */
+  readonly meter: DataMeter;
+  #settings: LinkSettings = {};
+  /** Seconds, of the next connection. */
+  #keepalive: number | undefined;
+  #nodeReport: NodeReport | undefined;
   #items: Items = new Map();
   #generation = 0;
   #connection: MqttConnection | undefined;
@@ -136,6 +146,8 @@ export class AgentLink implements Reporter {
     this.#clock = options.clock;
     this.#log = options.log;
     this.epoch = randomBytes(6).toString('base64url');
+    this.meter = new DataMeter(options.dataDir, this.#clock, this.#log, () => this.#limitChanged());
+    this.#keepalive = options.keepalive;
     this.#file = new DesiredFile(options.dataDir, options.identity.key, this.#clock, this.#log);
     this.#outbox = new Outbox(this.#clock, this.epoch, (r) => void this.#send('u', TYPE.report, r));
     this.#streams = new AgentStreams(options.host, this.#clock, (type, body) =>
@@ -145,7 +157,8 @@ export class AgentLink implements Reporter {
       options.transport ??
       new TlsTransport({
         identity: options.identity,
-        ...(options.keepalive ? { keepalive: options.keepalive } : {}),
+        keepalive: () => this.#keepalive,
+        onSocket: (socket) => this.meter.track(socket),
       });
   }
 
@@ -175,7 +188,7 @@ export class AgentLink implements Reporter {
     if (held) {
       this.#generation = held.generation;
       this.#items = held.items;
-      this.#o.host.setDesired({ ...toDesiredSet(this.#generation, this.#items), confirmed: false });
+      this.#deliver({ ...toDesiredSet(this.#generation, this.#items), confirmed: false });
     }
     if (torn)
       this.event({
@@ -192,18 +205,15 @@ export class AgentLink implements Reporter {
   /** Says bye, writes what waits to disk, ends the connection. */
   async stop(): Promise<void> {
     this.#stopped = true;
-    this.#cancelReconnect?.();
-    const c = this.#connection;
-    if (c) {
-      await this.#send('u', TYPE.bye, { w: this.#connectionId } satisfies Bye);
-      this.#closed();
-      await c.close();
-    }
+    await this.#leave();
+    this.meter.stop();
     this.#file.flush();
   }
 
   node(report: NodeReport): void {
-    this.#outbox.node(report);
+    this.#nodeReport = report;
+    const limit = this.meter.condition();
+    this.#outbox.node(limit ? { ...report, conditions: [...report.conditions, limit] } : report);
   }
 
   pod(report: PodReport): void {
@@ -214,9 +224,64 @@ export class AgentLink implements Reporter {
     this.#outbox.event(event);
   }
 
+  // --- settings -----------------------------------------------------------------------------------------------------
+
+  /** What the set says of the link is done here; pods and their images are the host's. */
+  #deliver(set: DesiredSet): void {
+    this.#settings = linkSettings(set.nodes?.[0]?.metadata?.annotations);
+    this.#outbox.gatherMs = (this.#settings.reportInterval ?? 0) * 1000;
+    this.meter.limit = this.#settings.dailyLimit;
+    if (this.#nodeReport) this.node(this.#nodeReport);
+    const keepalive = this.#settings.keepalive ?? this.#o.keepalive;
+    if (keepalive !== this.#keepalive) {
+      this.#keepalive = keepalive;
+      // MQTT agrees on it when it connects. Not from inside of the message that brought it.
+      if (this.#connection) this.#clock.after(0, () => void this.#leave().then(() => this.#connect()));
+    }
+    this.#o.host.setDesired(set);
+  }
+
+  refused(): string | undefined {
+    const { pullWindow } = this.#settings;
+    if (this.meter.exhausted)
+      return `this day's ${this.meter.limit} bytes are used up (annotation ${LINK_PREFIX}daily-limit of the node)`;
+    if (pullWindow && !withinWindow(pullWindow, this.meter.now()))
+      return `images are pulled between ${pullWindow.text} UTC here (annotation ${LINK_PREFIX}pull-window of the node)`;
+    return undefined;
+  }
+
+  pulled(bytes: number): void {
+    this.meter.add(bytes);
+  }
+
+  #limitChanged(): void {
+    if (this.#nodeReport) this.node(this.#nodeReport);
+    if (this.meter.exhausted) {
+      this.#outbox.flush();
+      this.#clock.after(LAST_WORDS_MS, () => {
+        if (this.meter.exhausted) void this.#leave();
+      });
+    } else if (!this.#connection && !this.#stopped) {
+      this.#cancelReconnect?.();
+      void this.#connect();
+    }
+  }
+
+  /** Ends the connection; nothing opens another by itself. */
+  async #leave(): Promise<void> {
+    this.#cancelReconnect?.();
+    const c = this.#connection;
+    if (!c) return;
+    await this.#send('u', TYPE.bye, { w: this.#connectionId } satisfies Bye);
+    this.#closed();
+    await c.close();
+  }
+
   // --- connection ---------------------------------------------------------------------------------------------------
 
   async #connect(): Promise<void> {
+    // The meter says when there is a new day.
+    if (this.#stopped || this.meter.exhausted) return;
     const { node } = this.#o.identity;
     const id = randomBytes(8).toString('base64url');
     try {
@@ -420,6 +485,7 @@ export class AgentLink implements Reporter {
     session.welcomed = true;
     if (typeof w.a === 'string' && w.a.length < 300) this.#o.registry?.(w.a);
     this.#log.info({ generation: this.#generation }, 'linked to the hub');
+    this.meter.hubTime(w.t);
     const skew = Math.abs(this.#skew);
     if (skew > 3_600_000)
       this.#log.warn({ skewSeconds: Math.round(skew / 1000) }, "this device's clock differs from the hub's");
@@ -428,7 +494,7 @@ export class AgentLink implements Reporter {
     this.#generation = w.g;
     if (w.m && !this.#confirmed) {
       this.#confirmed = true;
-      this.#o.host.setDesired(toDesiredSet(this.#generation, this.#items));
+      this.#deliver(toDesiredSet(this.#generation, this.#items));
     }
     if (w.i) this.#sendInventory(session);
     // By the hub's time, since this device's own may be wrong.
@@ -468,7 +534,7 @@ export class AgentLink implements Reporter {
       this.#confirmed = true;
       this.#file.save({ generation: d.g, items: next });
       if (ends) this.#file.flush();
-      this.#o.host.setDesired(set);
+      this.#deliver(set);
       this.#outbox.prune(new Set(set.pods.map((p) => p.metadata?.uid ?? '')));
     }
     this.#sendApplied(session);

@@ -11,8 +11,6 @@ import { LIMITS } from '../../api/wire/topics.js';
 const MAX_EVENTS = 256;
 /** Batches on the way at once; more only wait, and coalesce while they do. */
 const WINDOW = 4;
-/** Reports made in one go travel together. */
-const GATHER_MS = 0;
 const RETRY_MS = 15_000;
 const RETRY_MAX_MS = 300_000;
 
@@ -43,6 +41,8 @@ const withoutTimes = (r: NodeReport): NodeReport => ({
 });
 
 export class Outbox {
+  /** Milliseconds that a report waits for others to travel with; 0: those made in one go. */
+  gatherMs = 0;
   #seq = 0;
   #batchNumber = 0;
   #node: NodeSlot | undefined;
@@ -117,7 +117,14 @@ export class Outbox {
       if (this.#node) this.#node.acked = this.#node.sent = 0;
       for (const s of this.#pods.values()) s.acked = s.sent = 0;
     }
-    this.#gather();
+    this.#gather(0);
+  }
+
+  /** What waits goes now. */
+  flush(): void {
+    this.#cancelFlush?.();
+    this.#cancelFlush = undefined;
+    this.#flush();
   }
 
   /** What was on its way may be lost: it is all to be sent again. */
@@ -144,7 +151,8 @@ export class Outbox {
       if (slot.report.gone && slot.acked === slot.seq) this.#pods.delete(slot.report.uid);
     }
     for (const seq of b.events) this.#events.delete(seq);
-    this.#flush();
+    // What came meanwhile waits for its time.
+    if (!this.#cancelFlush) this.#flush();
   }
 
   #dirty(): boolean {
@@ -155,9 +163,9 @@ export class Outbox {
     return false;
   }
 
-  #gather(): void {
+  #gather(ms = this.gatherMs): void {
     if (!this.#connected || this.#cancelFlush) return;
-    this.#cancelFlush = this.clock.after(GATHER_MS, () => {
+    this.#cancelFlush = this.clock.after(ms, () => {
       this.#cancelFlush = undefined;
       this.#flush();
     });

@@ -1,5 +1,6 @@
 /** How AgentLink reaches the hub's broker: MQTT over TLS with the node's certificate. */
 import { X509Certificate } from 'node:crypto';
+import type { Socket } from 'node:net';
 import type { Certificate, Refused } from '../../api/wire/messages.js';
 import { type MqttConnection, type MqttOptions, openMqtt } from '../../api/wire/mqtt.js';
 import { KEEPALIVE_SECONDS, NODE_CN_PREFIX } from '../../api/wire/topics.js';
@@ -22,8 +23,10 @@ export interface Transport {
 
 export interface TlsTransportOptions {
   identity: Identity;
-  /** Seconds; default `KEEPALIVE_SECONDS`. */
-  keepalive?: number;
+  /** Seconds, asked at each connection; default `KEEPALIVE_SECONDS`. */
+  keepalive?: () => number | undefined;
+  /** Told of every connection that is begun, for those who count bytes. */
+  onSocket?: (socket: Socket) => void;
 }
 
 /** MQTT over TLS with the node's certificate. Resumes TLS sessions, which halves the bytes of a reconnect. */
@@ -54,6 +57,7 @@ export class TlsTransport implements Transport {
         cert: identity.cert,
         key: identity.key.export({ type: 'pkcs8', format: 'pem' }) as string,
         ...(session ? { session } : {}),
+        onSocket: this.#o.onSocket,
         onSession: (s) => {
           this.#session = s;
         },
@@ -77,7 +81,7 @@ export class TlsTransport implements Transport {
       return await openMqtt(socket, {
         ...options,
         clientId: NODE_CN_PREFIX + identity.node,
-        keepalive: this.#o.keepalive ?? KEEPALIVE_SECONDS,
+        keepalive: this.#o.keepalive?.() ?? KEEPALIVE_SECONDS,
       });
     } catch (e) {
       // Perhaps it was the session, made with a certificate that has run out since.

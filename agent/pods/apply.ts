@@ -235,12 +235,15 @@ async function haveImage(w: PodContext, c: Container, image: string): Promise<Im
     w.event('Normal', 'Pulled', `Container image "${image}" already present on machine`, c.name);
     return present;
   }
-  w.event('Normal', 'Pulling', `Pulling image "${image}"`, c.name);
   const asked = clock.monotonic();
   try {
+    const refused = w.host.pulls?.refused();
+    if (refused) throw new ShimError('RegistryUnavailable', refused);
+    w.event('Normal', 'Pulling', `Pulling image "${image}"`, c.name);
     return await w.host.pulling(async () => {
       const begun = clock.monotonic();
       const status = await pullWithCredentials(w, shim, image);
+      if (status.ref !== present?.ref) w.host.pulls?.pulled(status.sizeBytes);
       const now = clock.monotonic();
       w.event(
         'Normal',

@@ -3,7 +3,7 @@ import type { Container, Pod, PodStatus } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
 import type { Log } from '../../api/log.js';
 import type { ImageStatus, Shim, ShimHealth } from '../../shims/shim.js';
-import type { Reporter } from '../ports.js';
+import type { PullGate, Reporter } from '../ports.js';
 import type { Volumes } from '../volumes/volumes.js';
 import type { Config, PodFacts } from './env.js';
 import type { PodObservation } from './observer.js';
@@ -28,6 +28,7 @@ export interface Host {
   observe(uid: string, shim: Shim | undefined): Promise<PodObservation & { shim?: Shim }>;
   invalidate(shim: Shim): void;
   seen(shim: Shim): Picture['seen'];
+  readonly pulls: PullGate | undefined;
   /** Bounds how many pulls run at a time. */
   pulling<T>(body: () => Promise<T>): Promise<T>;
   /** The pod is no more. */

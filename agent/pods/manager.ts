@@ -10,7 +10,7 @@ import { type DesiredSet, tokenName } from '../../api/wire/desired.js';
 import { jwt } from '../../api/wire/jwt.js';
 import type { PodLogOptions } from '../../api/wire/streams.js';
 import type { ContainerStatus, ImageStatus, Shim, ShimHealth } from '../../shims/shim.js';
-import type { PodHost, Reporter } from '../ports.js';
+import type { PodHost, PullGate, Reporter } from '../ports.js';
 import type { Mounter } from '../volumes/mounts.js';
 import { diskUsage, Volumes } from '../volumes/volumes.js';
 import type { Host } from './context.js';
@@ -58,6 +58,8 @@ export interface PodManagerOptions {
   /** How full the disk of the images is, in percent; default: that of dataDir. */
   diskUsedPercent?: () => Promise<number>;
   maxParallelPulls?: number;
+  /** Default: images may be pulled at any time. */
+  pulls?: PullGate;
   mounter?: Mounter;
   memoryDir?: string | undefined;
 }
@@ -340,6 +342,7 @@ export class PodManager implements PodHost {
       observe: (uid, shim) => this.#observe(uid, shim),
       invalidate: (shim) => this.#observers.get(shim)?.invalidate(),
       seen: (shim) => this.#observers.get(shim)!.seen,
+      pulls: this.#o.pulls,
       pulling: (body) => this.#pulling(body),
       forget: (uid) => this.#forget(uid),
     };

@@ -3,6 +3,7 @@ import { invalid, notSupported, required } from '../meta/field-errors.js';
 import { qualifiedName, validLabelValue } from '../meta/names.js';
 import { ageColumn, column, nameColumn } from './columns.js';
 import type { FieldError, Kind } from './kind.js';
+import { linkSettingErrors } from './link-settings.js';
 
 const ROLE = 'node-role.kubernetes.io/';
 
@@ -94,7 +95,7 @@ export const nodes: Kind<Node> = {
   setDefaults(o) {
     o.spec ??= {};
   },
-  validate: validateTaints,
+  validate: (o) => [...validateTaints(o), ...linkSettingErrors(o.metadata?.annotations)],
   validateUpdate(o, old) {
     const errors: FieldError[] = [];
     for (const f of ['podCIDR', 'providerID'] as const)

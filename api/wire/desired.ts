@@ -21,6 +21,8 @@ export interface DesiredSet {
   runtimeClasses?: RuntimeClass[];
   /** Of the pods whose volumes ask for tokens of their ServiceAccount. */
   tokens?: PodTokens[];
+  /** The node itself, when it has settings of its link: its name and those annotations, nothing else. */
+  nodes?: Node[];
 }
 
 /** The tokens of one pod; `metadata` is the pod's. */
@@ -35,6 +37,9 @@ export interface PodTokens {
 /** One name for every pair of audience and life that a volume may ask for. */
 export const tokenName = (t: { audience?: string; expirationSeconds?: number }): string =>
   `${t.expirationSeconds ?? 3600} ${t.audience ?? ''}`;
+
+/** Type of the Node condition of nodes that have a daily limit of bytes: True while it is used up. */
+export const DATA_LIMIT = 'DataLimitReached';
 
 /** What an agent says of its node: latest state, whole. */
 export interface NodeReport {

@@ -13,6 +13,7 @@ export const ITEM_KINDS = {
   a: 'serviceAccounts',
   r: 'runtimeClasses',
   t: 'tokens',
+  n: 'nodes',
   p: 'pods',
 } as const satisfies Record<string, Exclude<keyof DesiredSet, 'generation'>>;
 
@@ -48,6 +49,7 @@ export function toDesiredSet(generation: number, items: Items): DesiredSet {
     serviceAccounts: [],
     runtimeClasses: [],
     tokens: [],
+    nodes: [],
   };
   for (const key of [...items.keys()].sort()) {
     const list = set[ITEM_KINDS[key[0] as ItemKind]] as KubeObject[] | undefined;

@@ -5,6 +5,7 @@ import type { RuntimeClass } from 'kubernetes-types/node/v1.js';
 import type { Clock } from '../../api/clock.js';
 import { configMaps, nodes, pods, runtimeClasses, secrets, serviceAccounts } from '../../api/kinds/index.js';
 import { apiVersionOf, type Kind } from '../../api/kinds/kind.js';
+import { linkAnnotations } from '../../api/kinds/link-settings.js';
 import type { KubeObject, ObjectMeta } from '../../api/meta/object.js';
 import { canonical, type Item, type ItemKind, type Items, itemKey } from '../../api/wire/set.js';
 import type { PodTokenSource } from '../auth/podtokens.js';
@@ -85,7 +86,7 @@ interface TokenItem extends Item {
 export class DesiredSets {
   readonly #pods: Informer<Pod>;
   readonly #nodes: Informer<Node>;
-  readonly #lookup: { readonly [K in Exclude<ItemKind, 'p' | 't'>]: Informer<KubeObject> };
+  readonly #lookup: { readonly [K in Exclude<ItemKind, 'p' | 't' | 'n'>]: Informer<KubeObject> };
   readonly #items = new WeakMap<object, Item>();
   /** Of pods with tokens: the item, and what it was made of. */
   readonly #tokens = new WeakMap<object, TokenItem>();
@@ -108,6 +109,10 @@ export class DesiredSets {
     private readonly changed: (node: string) => void,
   ) {
     this.#nodes = informers.of(nodes);
+    this.#nodes.onChange((name, now, before) => {
+      const [is, was] = [now, before].map((n) => canonical(linkAnnotations(n?.metadata?.annotations)));
+      if (is !== was) changed(name);
+    });
     this.#pods = informers.of(pods).index('node', (p) => (p.spec?.nodeName ? [p.spec.nodeName] : []));
     this.#pods.onChange((_key, now, before) => {
       const nodes = new Set([now?.spec?.nodeName, before?.spec?.nodeName]);
@@ -131,7 +136,7 @@ export class DesiredSets {
 
   /** The newest revision that went into any set. */
   get revision(): number {
-    const all = [this.#pods, ...Object.values(this.#lookup)];
+    const all = [this.#pods, this.#nodes, ...Object.values(this.#lookup)];
     return Math.max(...all.map((i) => Number(i.revision) || 0));
   }
 
@@ -141,7 +146,7 @@ export class DesiredSets {
     const wants = new Set<string>();
     const now = this.clock.now();
     let renewAt = Number.POSITIVE_INFINITY;
-    const want = (kind: Exclude<ItemKind, 'p' | 't'>, namespace: string, name: string | undefined) => {
+    const want = (kind: Exclude<ItemKind, 'p' | 't' | 'n'>, namespace: string, name: string | undefined) => {
       if (!name) return undefined;
       const key = itemKey(kind, { metadata: { namespace, name } });
       if (wants.has(key)) return undefined;
@@ -167,9 +172,19 @@ export class DesiredSets {
       items.set(itemKey('t', { metadata: pod.metadata as ObjectMeta }), tokens);
       renewAt = Math.min(renewAt, tokens.until);
     }
+    const settings = this.#settingsOf(node);
+    if (settings) items.set(itemKey('n', settings.object), settings);
     this.#remember(node, wants);
     this.#renew(node, renewAt - now);
     return items;
+  }
+
+  /** The node's link settings, when it has any: a node without costs nothing. */
+  #settingsOf(node: string): Item | undefined {
+    const annotations = linkAnnotations(this.#nodes.get(node)?.metadata?.annotations);
+    if (!annotations) return undefined;
+    const object = { apiVersion: 'v1', kind: 'Node', metadata: { name: node, annotations } };
+    return { hash: this.#hash(object), object };
   }
 
   #tokensOf(pod: Frozen<Pod>, now: number): TokenItem | undefined {

@@ -7,6 +7,7 @@ import type { Lease } from 'kubernetes-types/coordination/v1.js';
 import type { ConfigMap, Node } from 'kubernetes-types/core/v1.js';
 import { type Clock, rfc3339Micro } from '../../api/clock.js';
 import { configMaps, leases, nodes } from '../../api/kinds/index.js';
+import { LINK_PREFIX, linkSettings } from '../../api/kinds/link-settings.js';
 import type { Log } from '../../api/log.js';
 import { ApiError, isApiError } from '../../api/meta/errors.js';
 import { Decoder, encode, keyId, type SealKey, signingContext, WireError } from '../../api/wire/codec.js';
@@ -291,6 +292,13 @@ export class HubLink implements NodeStreams {
       throw new ApiError(
         'ServiceUnavailable',
         `node "${node}" has no link to the hub; its logs can be read again once its agent is connected`,
+      );
+    const settings = linkSettings(this.#informers.of<Node>(nodes).get(node)?.metadata?.annotations);
+    if (options.follow && settings.metered && !settings.logFollow)
+      throw new ApiError(
+        'Forbidden',
+        `node "${node}" is metered: its logs are not followed. Leave out --follow, or allow it: ` +
+          `kubectl annotate node ${node} ${LINK_PREFIX}log-follow=allowed`,
       );
     return n.streams.open('logs', options, (type, body) => this.#send(n, 's/d', type, body), signal);
   }

@@ -1,7 +1,7 @@
 /** The Node object as it follows from an agent's report and the state of its link. Pure. */
 import type { Node, NodeCondition } from 'kubernetes-types/core/v1.js';
 import { rfc3339 } from '../../api/clock.js';
-import type { NodeReport } from '../../api/wire/desired.js';
+import { DATA_LIMIT, type NodeReport } from '../../api/wire/desired.js';
 import { canonical } from '../../api/wire/set.js';
 import type { Frozen } from '../client.js';
 
@@ -43,6 +43,8 @@ function conditionsOf(old: Frozen<Node> | undefined, f: NodeFacts, now: string):
     });
   if (f.link === 'down')
     for (const c of told) {
+      // Why it is away, when it said so before it went.
+      if (c.type === DATA_LIMIT) continue;
       c.status = 'Unknown';
       c.reason = 'NodeStatusUnknown';
       c.message = 'Kubelet stopped posting node status.';

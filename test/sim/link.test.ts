@@ -790,3 +790,130 @@ describe('a hostile network', () => {
     );
   }, 120_000);
 });
+
+describe('link settings', () => {
+  const annotate = (w: World, settings: Record<string, string | null>) =>
+    w.client.patch<Node>(
+      nodes,
+      { name: 'pi1' },
+      {
+        metadata: {
+          annotations: Object.fromEntries(
+            Object.entries(settings).map(([k, v]) => [`link.coxswain.dev/${k}`, v]),
+          ),
+        },
+      },
+    );
+  const linked = async () => {
+    const w = new World();
+    await w.startHub();
+    const host = await w.startAgent('pi1');
+    await w.run(100);
+    return { w, host, agent: w.agents.get('pi1')! };
+  };
+  const upward = (w: World) => w.net.log.filter((m) => m.topic.endsWith('/u')).length;
+
+  it('travel to the agent, and are known to its next process with no hub', async () => {
+    const { w, host, agent } = await linked();
+    expect(host.desired?.nodes).toEqual([]);
+    await annotate(w, { keepalive: '300', 'pull-window': '01:00-02:00' });
+    await w.run(2000);
+    const told = {
+      name: 'pi1',
+      annotations: { 'link.coxswain.dev/keepalive': '300', 'link.coxswain.dev/pull-window': '01:00-02:00' },
+    };
+    expect(host.desired?.nodes?.[0]?.metadata).toEqual(told);
+    expect(agent.link.connected).toBe(true);
+    // The virtual day begins at midnight.
+    expect(agent.link.refused()).toContain('images are pulled between 01:00-02:00 UTC here');
+    await agent.link.stop();
+    w.net.unreachable.add('pi1');
+    const again = await w.startAgent('pi1', agent.dir);
+    expect(again.desired?.nodes?.[0]?.metadata).toEqual(told);
+    await w.run(3_600_000);
+    expect(w.agents.get('pi1')!.link.refused()).toBeUndefined();
+    w.net.unreachable.delete('pi1');
+    await w.run(120_000);
+    await annotate(w, { keepalive: null, 'pull-window': null });
+    await w.run(2000);
+    expect(again.desired?.nodes).toEqual([]);
+    await w.stop();
+  });
+
+  it('let reports gather', async () => {
+    const { w, agent } = await linked();
+    await w.pod('a', 'pi1');
+    await annotate(w, { 'report-interval': '60' });
+    await w.run(65_000);
+    w.net.log.length = 0;
+    const uid = (await w.client.get<Pod>(pods, { namespace: 'default', name: 'a' })).metadata!.uid!;
+    for (let i = 0; i < 20; i++) {
+      agent.link.pod({ namespace: 'default', name: 'a', uid, status: { phase: 'Running', message: `${i}` } });
+      await w.run(2000);
+    }
+    expect(upward(w)).toBe(0);
+    await w.run(25_000);
+    expect(upward(w)).toBe(1);
+    const { status } = await w.client.get<Pod>(pods, { namespace: 'default', name: 'a' });
+    expect(status?.message).toBe('19');
+    await w.stop();
+  });
+
+  it('end a day that has cost enough, show it on the node, and go on with the next', async () => {
+    const { w, host, agent } = await linked();
+    await w.pod('a', 'pi1');
+    await annotate(w, { 'daily-limit': '100Ki' });
+    await w.run(1000);
+    const limit = async () =>
+      (await w.node('pi1')).status?.conditions?.find((c) => c.type === 'DataLimitReached');
+    expect(await limit()).toMatchObject({ status: 'False', reason: 'WithinDailyLimit' });
+    expect(agent.link.refused()).toBeUndefined();
+    agent.link.pulled(96 * 1024);
+    expect(agent.link.refused()).toContain("this day's 102400 bytes are used up");
+    await w.run(60_000);
+    expect(agent.link.connected).toBe(false);
+    expect((await w.ready('pi1'))?.status).toBe('Unknown');
+    // Why it is away is told although nothing else is known any more.
+    expect(await limit()).toMatchObject({ status: 'True', reason: 'DailyLimitReached' });
+    const said = w.net.log.length;
+    await w.run(20 * 3_600_000);
+    expect(w.net.log.filter((m) => m.topic.endsWith('/u')).length).toBeLessThanOrEqual(said);
+    expect(agent.link.connected).toBe(false);
+    await w.pod('b', 'pi1');
+    await w.run(4 * 3_600_000);
+    expect(agent.link.connected).toBe(true);
+    expect((await w.ready('pi1'))?.status).toBe('True');
+    expect(await limit()).toMatchObject({ status: 'False' });
+    expect(names(host.desired)).toEqual(['a', 'b']);
+    await annotate(w, { 'daily-limit': null });
+    await w.run(1000);
+    expect(await limit()).toBeUndefined();
+    await w.stop();
+  });
+
+  it('keep a metered node from having its logs followed, unless that is asked for', async () => {
+    const { w } = await linked();
+    await w.pod('a', 'pi1');
+    await annotate(w, { metered: 'true' });
+    await w.run(1000);
+    const logs = (follow: boolean) =>
+      w.hub.logs(
+        'pi1',
+        { namespace: 'default', pod: 'a', uid: 'u', container: 'app', follow },
+        new AbortController().signal,
+      );
+    await expect(logs(true)).rejects.toMatchObject({
+      reason: 'Forbidden',
+      message: expect.stringContaining('kubectl annotate node pi1 link.coxswain.dev/log-follow=allowed'),
+    });
+    const open = logs(false);
+    await w.run(1000);
+    await open;
+    await annotate(w, { 'log-follow': 'allowed' });
+    await w.run(10);
+    const followed = logs(true);
+    await w.run(1000);
+    await followed;
+    await w.stop();
+  });
+});
