@@ -65,6 +65,18 @@ function outwardAddress(): string {
 const hostPort = (host: string, port: number): string =>
   host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
 
+/** How often the hub looks whether its own certificate nears its end; it is renewed a year before. */
+const RENEW_CHECK_MS = 86_400_000;
+
+function every(clock: Clock, ms: number, work: () => Promise<void>): Part {
+  let cancel = () => {};
+  const next = () => {
+    cancel = clock.after(ms, () => void work().finally(next));
+  };
+  next();
+  return { stop: async () => cancel() };
+}
+
 export class Hub {
   readonly #running: Part[] = [];
   #apiPort = 0;
@@ -179,6 +191,17 @@ export class Hub {
         .writeCrl(revocations.keys())
         .catch((err: unknown) => log.error({ err }, 'the list of revoked certificates cannot be written'));
     });
+    const renew = async () => {
+      try {
+        if (!(await pki.renewServer())) return;
+        http.renew(pki.server);
+        bus.renewed?.();
+        log.info({}, "the hub's server certificate was renewed");
+      } catch (err) {
+        log.error({ err }, "the hub's server certificate cannot be renewed");
+      }
+    };
+    this.#running.push(every(clock, RENEW_CHECK_MS, renew));
     const scheduler = new Scheduler({ client, informers, clock, log: log.child({ room: 'scheduler' }) });
     const controllers = new Controllers({
       client,

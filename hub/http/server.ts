@@ -195,6 +195,11 @@ export class HttpServer {
     for (const socket of this.#sockets) if (this.#refusalOf(socket as TLSSocket)()) socket.destroy();
   }
 
+  /** New connections get this certificate. */
+  renew(tls: { cert: string; key: string }): void {
+    this.#server?.setSecureContext({ ...this.options.tls, ...tls, minVersion: 'TLSv1.2' });
+  }
+
   #refusalOf(socket: TLSSocket): () => boolean {
     const cert = socket.getPeerX509Certificate?.();
     const refusal = cert && this.options.refusal?.(cert);

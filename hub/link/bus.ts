@@ -23,6 +23,8 @@ export interface Bus {
   start(handlers: BusHandlers): Promise<void>;
   /** Cuts the connections of those that `refusal` no longer lets in, where this side can: an embedded broker. */
   recheck?(): void;
+  /** The hub's server certificate is another: new connections get it. An external broker has its own. */
+  renewed?(): void;
   stop(): Promise<void>;
   /**
    * QoS 0. Resolves once the message has been handed to the network, which is the only back-pressure there is; a

@@ -139,23 +139,7 @@ export class EmbeddedBroker implements Bus {
     await broker.listen();
     this.#aedes = broker;
     const server = createServer(
-      {
-        key: pki.server.key,
-        // With the CA, so that a joining device can compare it with the hash in its token.
-        cert: pki.server.cert + pki.caPem,
-        ca: pki.caPem,
-        requestCert: true,
-        rejectUnauthorized: false,
-        minVersion: 'TLSv1.2',
-        handshakeTimeout: 10_000,
-        // Nodes come back after hours offline, or a restart of this hub, with the cheap handshake: 1.5 KB, not 4.2.
-        sessionTimeout: TICKET_SECONDS,
-        ticketKeys: Buffer.concat([pki.deriveKey('tls tickets'), pki.deriveKey('tls ticket names')]).subarray(
-          0,
-          48,
-        ),
-        secureOptions: constants.SSL_OP_NO_RENEGOTIATION,
-      },
+      { ...this.#tls(), requestCert: true, rejectUnauthorized: false, handshakeTimeout: 10_000 },
       (socket) => this.#accept(socket, broker),
     );
     server.maxConnections = MAX_CONNECTIONS;
@@ -188,6 +172,28 @@ export class EmbeddedBroker implements Bus {
       await closed;
     }
     if (broker) await new Promise<void>((resolve) => broker.close(resolve));
+  }
+
+  renewed(): void {
+    this.#server?.setSecureContext(this.#tls());
+  }
+
+  #tls() {
+    const { pki } = this.#o;
+    return {
+      key: pki.server.key,
+      // With the CA, so that a joining device can compare it with the hash in its token.
+      cert: pki.server.cert + pki.caPem,
+      ca: pki.caPem,
+      minVersion: 'TLSv1.2',
+      // Nodes come back after hours offline, or a restart of this hub, with the cheap handshake: 1.5 KB, not 4.2.
+      sessionTimeout: TICKET_SECONDS,
+      ticketKeys: Buffer.concat([pki.deriveKey('tls tickets'), pki.deriveKey('tls ticket names')]).subarray(
+        0,
+        48,
+      ),
+      secureOptions: constants.SSL_OP_NO_RENEGOTIATION,
+    } as const;
   }
 
   recheck(): void {

@@ -161,4 +161,19 @@ describe('createPki', () => {
     expect(verdict('a')).toContain('certificate revoked');
     expect(verdict('old')).toContain('certificate revoked');
   });
+
+  it('renews the server certificate in the last year before its end, and not before', async () => {
+    let now = Date.now();
+    const clock = { ...systemClock, now: () => now };
+    const pki = await createPki(dir, { ...local('pi'), clock });
+    const { cert } = pki.server;
+    expect(await pki.renewServer()).toBe(false);
+    now += 4.1 * 365 * 86_400_000;
+    expect(await pki.renewServer()).toBe(true);
+    expect(pki.server.cert).not.toBe(cert);
+    expect(Date.parse(new X509Certificate(pki.server.cert).validTo)).toBeGreaterThan(
+      now + 4 * 365 * 86_400_000,
+    );
+    expect(await pki.renewServer()).toBe(false);
+  });
 });

@@ -87,6 +87,8 @@ export interface Pki {
   /** `sha256:<hex>` of the CA's public key (SPKI, DER): what join tokens and kubeadm-like tools pin. */
   readonly caHash: string;
   readonly server: KeyPair;
+  /** Makes `server` anew when it nears its end; whether it did. Whoever listens with it then takes it over. */
+  renewServer(): Promise<boolean>;
   /**
    * The CA of certificates that CertificateSigningRequests ask for, PEM. Another than the nodes': who has one may be
    * anybody that its approver let them be, at the API, and nobody at a broker, where a name is all that counts.
@@ -282,6 +284,12 @@ export async function createPki(dataDir: string, options: PkiOptions = {}): Prom
     },
     issueServerCert: (cn, hosts) => issue(cn, [], [...new Set(hosts)].sort()),
     brokerClient: () => ensure('broker', HUB_CN, [HUB_CN]),
+    async renewServer() {
+      const next = await ensure('server', 'coxswain-hub', [], serverHosts);
+      if (next.cert === server.cert) return false;
+      Object.assign(server, next);
+      return true;
+    },
     async writeCrl(keys) {
       const serials = [...issued.withdrawn(), ...[...keys].flatMap((k) => issued.serials(k))];
       // As long as the CA: a broker that nobody brings a newer list must not turn everyone away.

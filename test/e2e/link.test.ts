@@ -98,6 +98,7 @@ async function embeddedSite(): Promise<Site> {
       stop: () => broker.stop(),
       publish: (t, p) => broker.publish(t, p),
       recheck: () => broker.recheck(),
+      renewed: () => broker.renewed(),
       addresses: () => ({ node: [`127.0.0.1:${broker.port}`], join: [`127.0.0.1:${broker.port}`] }),
     },
     warnings,
@@ -439,6 +440,27 @@ describe('embedded broker: hostile clients', () => {
     await eventually('all of it', () => heard.length === count);
     expect(heard).toEqual(Array.from({ length: count }, (_, i) => i));
     expect(loud.closed()).toBe(false);
+    await site.bus.stop();
+  });
+
+  it("takes the hub's renewed certificate over", async () => {
+    const site = await embeddedSite();
+    await site.bus.start({ message: () => {}, up: () => {}, down: () => {} });
+    const serial = async () => {
+      const s = await dial(site.port);
+      const cert = s.getPeerX509Certificate()!;
+      s.destroy();
+      return cert.serialNumber;
+    };
+    const before = await serial();
+    Object.assign(site.pki.server, await site.pki.issueServerCert('coxswain-hub', ['127.0.0.1']));
+    site.bus.renewed!();
+    const after = await serial();
+    expect(after).not.toBe(before);
+    expect(after).toBe(new X509Certificate(site.pki.server.cert).serialNumber);
+    const node = await certified(site.pki, 'system:node:a');
+    const still = await raw(site.port, 'x', node, nodeSubscriptions('a'));
+    await still.mqtt.close();
     await site.bus.stop();
   });
 
