@@ -88,7 +88,7 @@ export class EmbeddedBroker implements Bus {
     leanPackets();
     this.#handlers = handlers;
     const { Aedes } = await import('aedes');
-    const { pki, log } = this.#o;
+    const { log } = this.#o;
     const broker = new Aedes({
       connectTimeout: 10_000,
       drainTimeout: 60_000,
