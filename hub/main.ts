@@ -211,6 +211,7 @@ export class Hub {
       kinds: registry,
       quota: registry.quota,
       caPem: pki.caPem,
+      api: { host: at, port: http.port, clusterIP: registry.apiClusterIP },
       certificates: { authorizer, sign: pki.signRequest },
       tokenForSecret: (account, secret) => tokens.forSecret(account, secret),
     });

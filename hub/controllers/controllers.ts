@@ -12,9 +12,11 @@ import { aggregationLoop } from './aggregation.js';
 import { bootstrapTokensLoop } from './bootstraptokens.js';
 import { certificatesLoop, type SignRequest } from './csr.js';
 import { deploymentLoop } from './deployment.js';
+import { endpointsLoop } from './endpoints.js';
 import { eventTtlLoop } from './eventttl.js';
 import { evictionLoop } from './eviction.js';
 import { garbageLoop } from './garbage.js';
+import { type ApiAddress, kubernetesServiceLoop } from './kubernetes-service.js';
 import { type Cause, type Loading, lazily } from './lazy.js';
 import type { Context, LoopFactory, Reconcile } from './loop.js';
 import { namespaceLoop } from './namespace.js';
@@ -43,6 +45,8 @@ export interface ControllersOptions {
   tokenForSecret?: TokenForSecret;
   /** What quotas come to; without it nobody writes their status. */
   quota?: QuotaUsage;
+  /** Where the API is to be reached: for the Service `kubernetes`, which is not made without it. */
+  api?: ApiAddress;
   /** Ended pods that are kept, in the whole cluster. Default 500. */
   keepEndedPods?: number;
 }
@@ -84,6 +88,8 @@ export class Controllers {
       eventttl: eventTtlLoop,
       aggregation: aggregationLoop,
       bootstraptokens: bootstrapTokensLoop,
+      endpoints: endpointsLoop,
+      ...(o.api ? { 'kubernetes-service': kubernetesServiceLoop(o.api) } : {}),
       ...(o.certificates
         ? { certificates: certificatesLoop(o.certificates.authorizer, o.certificates.sign) }
         : {}),

@@ -71,7 +71,7 @@ import {
 } from './managed.js';
 import { jsonPatch, mergePatch, strategicMergePatch } from './patch.js';
 import { SCALE_SCHEMA, scaleOf, setScale } from './scale.js';
-import { ServiceAddresses } from './service-addresses.js';
+import { firstAddress, ServiceAddresses, serviceNetwork } from './service-addresses.js';
 import { problemsOf } from './typed.js';
 import { kept, shown, storedKind } from './views.js';
 import { KindWatcher } from './watch.js';
@@ -129,6 +129,8 @@ export class Registry implements RegistryVerbs {
   /** For kinds that are questions: what is asked is answered, not stored. */
   readonly answers = new Map<Kind, Answer>();
   readonly #allocators = new Map<Kind, Allocator<AnyObject>>();
+  /** The first address for Services: that of the API. */
+  readonly apiClusterIP: string;
   /** Answers TokenRequests for ServiceAccounts. */
   tokens: { request(namespace: string, name: string, request: AnyObject): Promise<AnyObject> } | undefined;
   /** What quotas come to. */
@@ -187,6 +189,7 @@ export class Registry implements RegistryVerbs {
     const chain = plugins({ clock, log, quota: this.quota });
     this.#admission = new AdmissionChain(without(chain, disabledAdmission), this.#world);
     this.setCustomKinds([]);
+    this.apiClusterIP = firstAddress(serviceNetwork(network));
     const kind = services as unknown as Kind;
     const all = () => store.list(this.#prefix(kind)).entries.map((e) => e.value as Service);
     const addresses = new ServiceAddresses({ network, all, random: () => clock.random() });
