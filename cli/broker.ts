@@ -69,7 +69,7 @@ acl_file ${dir}/nodes.acl
 # set, so they have a listener of their own.
 listener ${joinPort}
 cafile ${dir}/ca.crt
-certfile ${dir}/join.crt
+certfile ${dir}/server.crt
 keyfile ${dir}/server.key
 tls_version tlsv1.2
 require_certificate false
@@ -99,9 +99,8 @@ export async function broker(argv: string[]): Promise<number> {
   if (!existsSync(crl)) await pki.writeCrl([]);
   writeFileAtomic(join(out, CRL_FILE), readFileSync(crl), 0o644);
   writeFileAtomic(join(out, 'server.key'), server.key, 0o600);
-  writeFileAtomic(join(out, 'server.crt'), server.cert, 0o644);
-  // With the CA, so that a joining device can compare it with the hash in its token; the others have it.
-  writeFileAtomic(join(out, 'join.crt'), server.cert + pki.caPem, 0o644);
+  // With the CA, so that a joining device can compare it with the hash in its token.
+  writeFileAtomic(join(out, 'server.crt'), server.cert + pki.caPem, 0o644);
   writeFileAtomic(join(out, 'nodes.acl'), NODE_ACL, 0o644);
   writeFileAtomic(join(out, 'join.acl'), JOIN_ACL, 0o644);
   writeFileAtomic(join(out, 'mosquitto.conf'), configuration(out, port, joinPort), 0o644);

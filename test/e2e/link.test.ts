@@ -1,6 +1,6 @@
 /** The link with real TLS and real brokers: the embedded one, and Debian's mosquitto. One suite for both. */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { generateKeyPairSync, randomBytes, X509Certificate } from 'node:crypto';
+import { generateKeyPairSync, randomBytes, sign, X509Certificate } from 'node:crypto';
 import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -15,9 +15,17 @@ import type { PodHost } from '../../agent/ports.js';
 import { rfc3339, systemClock } from '../../api/clock.js';
 import { configMaps, nodes, pods, secrets } from '../../api/kinds/index.js';
 import { type Log, silentLog } from '../../api/log.js';
-import { keyId } from '../../api/wire/codec.js';
+import { Decoder, encode, keyId } from '../../api/wire/codec.js';
 import type { DesiredSet } from '../../api/wire/desired.js';
-import { formatToken } from '../../api/wire/join.js';
+import {
+  agentMac,
+  formatToken,
+  type JoinChallenge,
+  type JoinHello,
+  parseToken,
+  transcript,
+} from '../../api/wire/join.js';
+import { TYPE } from '../../api/wire/messages.js';
 import { type MqttConnection, openMqtt } from '../../api/wire/mqtt.js';
 import { joinTopic, nodeSubscriptions, nodeTopic } from '../../api/wire/topics.js';
 import { broker as brokerCommand } from '../../cli/broker.js';
@@ -593,6 +601,57 @@ for (const [name, make, absent] of brokers)
       );
       expect(new Set(names).size).toBe(24);
       await expect(joinAs('crowd24', tok)).rejects.toMatchObject({ reason: 'used' });
+    });
+
+    it('grants nothing to who repeats the join of another, or changes it on the way', async () => {
+      const { id, secret } = parseToken(await token({ uses: 5 }));
+      const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+      const spki = publicKey.export({ type: 'spki', format: 'der' }).toString('base64');
+      const hello: JoinHello = { id, name: 'dev30', key: spki, nonce: 'AAAA' };
+      const talk = async (first: JoinHello, answer: (c: JoinChallenge) => object) => {
+        const me = `j-${randomBytes(16).toString('hex')}`;
+        const heard: { type: number; body: unknown }[] = [];
+        const mqtt = await openMqtt(await dial(site.joinPort), {
+          clientId: me,
+          keepalive: 60,
+          subscribe: [joinTopic(me, 'd')],
+          onMessage: (_t, p) => void heard.push(new Decoder().push(p)!),
+          onClose: () => {},
+        });
+        const say = async (type: number, body: object) => {
+          const before = heard.length;
+          await mqtt.publish(joinTopic(me, 'u'), encode(type, body)[0]!);
+          await eventually('an answer', () => heard.length > before);
+          return heard.at(-1)!;
+        };
+        const challenge = await say(TYPE.joinHello, first);
+        const proof = answer(challenge.body as JoinChallenge);
+        const last = await say(TYPE.joinProof, proof);
+        const again = await say(TYPE.joinProof, proof);
+        await mqtt.close();
+        return { proof, last, again };
+      };
+      const prove = (h: JoinHello) => (c: JoinChallenge) => {
+        const said = transcript(h, c);
+        const sig = sign('sha256', Buffer.from(said), privateKey).toString('base64');
+        return { mac: agentMac(secret, said), sig };
+      };
+      const good = await talk(hello, prove(hello));
+      expect(good.last.type).toBe(TYPE.joinGrant);
+      expect(good.again.type, 'a proof is good once').toBe(TYPE.joinRefused);
+      const replayed = await talk(hello, () => good.proof);
+      expect(replayed.last).toMatchObject({ type: TYPE.joinRefused, body: { reason: 'wrong' } });
+      // What the device proves is not what the broker made of its hello.
+      const other = generateKeyPairSync('ec', { namedCurve: 'P-256' }).publicKey;
+      const foreign = other.export({ type: 'spki', format: 'der' }).toString('base64');
+      for (const changed of [{ name: 'dev31' }, { key: foreign }]) {
+        const { last } = await talk({ ...hello, ...changed }, prove(hello));
+        expect(last).toMatchObject({ type: TYPE.joinRefused, body: { reason: 'wrong' } });
+      }
+      // Nor does the token's secret help to join with a key that one does not have.
+      const stolen = { ...hello, name: 'dev32', key: foreign };
+      const { last } = await talk(stolen, prove(stolen));
+      expect(last).toMatchObject({ type: TYPE.joinRefused, body: { reason: 'invalid' } });
     });
 
     it('sends nothing to a hub with another CA', async () => {
