@@ -1,5 +1,6 @@
 import { configMaps, secrets, serviceAccounts } from './config.js';
 import { customResourceDefinitions } from './crd.js';
+import { cronJobs } from './cronjob.js';
 import { certificateSigningRequests } from './csr.js';
 import { controllerRevisions, daemonSets } from './daemonset.js';
 import { endpointSlices, endpoints } from './endpoints.js';
@@ -43,6 +44,7 @@ export {
   clusterRoles,
   configMaps,
   controllerRevisions,
+  cronJobs,
   csiDrivers,
   csiNodes,
   csiStorageCapacities,
@@ -108,6 +110,7 @@ export const allKinds: readonly Kind[] = [
   daemonSets,
   statefulSets,
   controllerRevisions,
+  cronJobs,
   jobs,
   endpointSlices,
   newEvents,

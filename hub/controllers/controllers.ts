@@ -1,6 +1,6 @@
 import type { Pod } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
-import { daemonSets, jobs, pods, statefulSets } from '../../api/kinds/index.js';
+import { cronJobs, daemonSets, jobs, pods, statefulSets } from '../../api/kinds/index.js';
 import type { Log } from '../../api/log.js';
 import type { Authorizer } from '../auth/attributes.js';
 import type { Client, KindTable, QuotaUsage } from '../client.js';
@@ -63,6 +63,7 @@ const LAZY: Readonly<Record<string, Lazy>> = {
     [jobs as never, [pods as never, (p: Pod) => p.metadata?.finalizers?.includes(TRACKING) ?? false]],
     async () => (await import('./job.js')).jobLoop,
   ],
+  cronjob: [[cronJobs as never], async () => (await import('./cronjob.js')).cronJobLoop],
   jobttl: [[jobs as never], async () => (await import('./job.js')).jobTtlLoop],
   statefulset: [[statefulSets as never], async () => (await import('./statefulset.js')).statefulSetLoop],
 };
