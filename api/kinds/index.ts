@@ -12,9 +12,11 @@ import { limitRanges } from './limitrange.js';
 import { namespaces } from './namespace.js';
 import { ingressClasses, ingresses, networkPolicies } from './networking.js';
 import { nodes } from './node.js';
+import { podDisruptionBudgets } from './pdb.js';
 import { pods } from './pod.js';
 import { priorityClasses } from './priorityclass.js';
 import { clusterRoleBindings, clusterRoles, roleBindings, roles } from './rbac.js';
+import { podTemplates, replicationControllers } from './replicationcontroller.js';
 import { resourceQuotas } from './resourcequota.js';
 import {
   localSubjectAccessReviews,
@@ -66,9 +68,12 @@ export {
   nodes,
   persistentVolumeClaims,
   persistentVolumes,
+  podDisruptionBudgets,
   pods,
+  podTemplates,
   priorityClasses,
   replicaSets,
+  replicationControllers,
   resourceQuotas,
   roleBindings,
   roles,
@@ -110,6 +115,9 @@ export const allKinds: readonly Kind[] = [
   daemonSets,
   statefulSets,
   controllerRevisions,
+  podDisruptionBudgets,
+  replicationControllers,
+  podTemplates,
   cronJobs,
   jobs,
   endpointSlices,

@@ -1,6 +1,14 @@
 import type { Pod } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
-import { cronJobs, daemonSets, jobs, pods, statefulSets } from '../../api/kinds/index.js';
+import {
+  cronJobs,
+  daemonSets,
+  jobs,
+  podDisruptionBudgets,
+  pods,
+  replicationControllers,
+  statefulSets,
+} from '../../api/kinds/index.js';
 import type { Log } from '../../api/log.js';
 import type { Authorizer } from '../auth/attributes.js';
 import type { Client, KindTable, QuotaUsage } from '../client.js';
@@ -64,6 +72,11 @@ const LAZY: Readonly<Record<string, Lazy>> = {
     async () => (await import('./job.js')).jobLoop,
   ],
   cronjob: [[cronJobs as never], async () => (await import('./cronjob.js')).cronJobLoop],
+  disruption: [[podDisruptionBudgets as never], async () => (await import('./disruption.js')).disruptionLoop],
+  replicationcontroller: [
+    [replicationControllers as never],
+    async () => (await import('./replicaset.js')).replicationControllerLoop,
+  ],
   jobttl: [[jobs as never], async () => (await import('./job.js')).jobTtlLoop],
   statefulset: [[statefulSets as never], async () => (await import('./statefulset.js')).statefulSetLoop],
 };
@@ -105,6 +118,7 @@ export class Controllers {
       informers,
       clock,
       log,
+      kinds: o.kinds,
       recorder: (component) => {
         const recorder = new EventRecorder(client, { component }, clock, log);
         this.#recorders.push(recorder);

@@ -2,7 +2,7 @@ import type { Clock } from '../../api/clock.js';
 import type { Kind } from '../../api/kinds/kind.js';
 import type { Log } from '../../api/log.js';
 import { isApiError } from '../../api/meta/errors.js';
-import type { Client } from '../client.js';
+import type { Client, KindTable } from '../client.js';
 import type { EventRecorder } from '../events.js';
 import type { Informers } from '../informer.js';
 import type { Again } from '../queue.js';
@@ -13,6 +13,8 @@ export interface Context {
   readonly informers: Informers;
   readonly clock: Clock;
   readonly log: Log;
+  /** The kinds that the API serves now. */
+  readonly kinds: KindTable;
   /** Tells events in the name of a component, e.g. `deployment-controller`. */
   recorder(component: string): EventRecorder;
 }

@@ -1,7 +1,9 @@
 import type { ReplicaSet, ReplicaSetCondition, ReplicaSetStatus } from 'kubernetes-types/apps/v1.js';
 import type { Pod } from 'kubernetes-types/core/v1.js';
+import type { LabelSelector } from 'kubernetes-types/meta/v1.js';
 import { rfc3339 } from '../../api/clock.js';
-import { pods, replicaSets } from '../../api/kinds/index.js';
+import { pods, replicaSets, replicationControllers } from '../../api/kinds/index.js';
+import type { Kind } from '../../api/kinds/kind.js';
 import { deepEqual } from '../../api/meta/json.js';
 import { matchesSelector } from '../../api/meta/selector.js';
 import type { Frozen } from '../client.js';
@@ -15,24 +17,46 @@ type Rs = Frozen<ReplicaSet>;
 /** Pods created or deleted in one go. */
 const BURST = 500;
 
+/** What a ReplicaSet and a ReplicationController differ in. */
+interface Flavour {
+  /** Both have the same spec, but for the form of the selector, and the same status. */
+  kind: Kind<ReplicaSet>;
+  component: string;
+  selector(rs: Rs): LabelSelector | undefined;
+}
+
+export const replicaSetLoop = (ctx: Context, keys: Keys): Reconcile =>
+  replicaLoop(ctx, keys, {
+    kind: replicaSets,
+    component: 'replicaset-controller',
+    selector: (rs) => rs.spec?.selector as LabelSelector,
+  });
+
+export const replicationControllerLoop = (ctx: Context, keys: Keys): Reconcile =>
+  replicaLoop(ctx, keys, {
+    kind: replicationControllers as unknown as Kind<ReplicaSet>,
+    component: 'replication-controller',
+    selector: (rc) => ({ matchLabels: rc.spec?.selector as never as Record<string, string> }),
+  });
+
 /** Keeps as many pods of a template as `spec.replicas` says. */
-export function replicaSetLoop(ctx: Context, keys: Keys): Reconcile {
+function replicaLoop(ctx: Context, keys: Keys, { kind, component, selector }: Flavour): Reconcile {
   const { client, informers, clock } = ctx;
-  const events = ctx.recorder('replicaset-controller');
-  const control = new PodControl(ctx, replicaSets, events);
+  const events = ctx.recorder(component);
+  const control = new PodControl(ctx, kind, events);
   const { expectations } = control;
   const allPods = podsOf(informers);
-  const all = informers.of(replicaSets).index('namespace', (rs) => [rs.metadata!.namespace!]);
+  const all = informers.of(kind).index('namespace', (rs) => [rs.metadata!.namespace!]);
   control.follow(all, allPods, keys, (orphan) =>
     all
       .by('namespace', orphan.metadata!.namespace!)
-      .filter((rs) => matchesSelector(rs.spec?.selector as never, orphan.metadata?.labels as never)),
+      .filter((rs) => matchesSelector(selector(rs), orphan.metadata?.labels as never)),
   );
 
   const createPods = (rs: Rs, n: number): Promise<void> =>
     control.create(
       rs,
-      Array.from({ length: n }, () => podFrom(replicaSets as never, rs, rs.spec!.template)),
+      Array.from({ length: n }, () => podFrom(kind as never, rs, rs.spec!.template)),
     );
 
   function deletePods(rs: Rs, mine: readonly Frozen<Pod>[], n: number): Promise<void> {
@@ -50,11 +74,12 @@ export function replicaSetLoop(ctx: Context, keys: Keys): Reconcile {
     const wait = expectations.wait(key);
     const claimed = await claim(
       client,
-      replicaSets,
+      kind,
       rs,
       pods,
       allPods.by('controller', rs.metadata!.uid!),
       allPods.by('orphans', rs.metadata!.namespace!).filter(isActive),
+      { selector: selector(rs) },
     );
     const mine = claimed.filter(isActive);
     const wanted = rs.spec?.replicas ?? 1;
@@ -86,7 +111,7 @@ export function replicaSetLoop(ctx: Context, keys: Keys): Reconcile {
     if (!status.conditions!.length) delete status.conditions;
     if (!deepEqual(status, rs.status))
       await ifThere(
-        client.updateStatus(replicaSets, {
+        client.updateStatus(kind, {
           ...(rs as ReplicaSet),
           metadata: { ...(rs as ReplicaSet).metadata, resourceVersion: undefined },
           status,

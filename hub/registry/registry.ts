@@ -54,6 +54,7 @@ import {
   type WatchQuery,
 } from './api.js';
 import { Continuations } from './continue.js';
+import { leaveToEvict, noteEviction } from './eviction.js';
 import { field } from './fieldset.js';
 import {
   type Applied,
@@ -972,7 +973,17 @@ export class Registry implements RegistryVerbs {
     const sent = decodeAs(ctx, body, 'Eviction', 'policy/v1', 'io.k8s.api.policy.v1.Eviction');
     const target: Target = { operation: 'CREATE', kind: pods as unknown as Kind, subresource: 'eviction' };
     const eviction = (await this.#admitBody(ctx, target, key, sent))?.object ?? sent;
-    const options = this.deleteOptions(eviction['deleteOptions'], {});
+    const asked = this.deleteOptions(eviction['deleteOptions'], {});
+    const options = await leaveToEvict(
+      this.client(),
+      key,
+      { ...asked, ...(ctx.dryRun ? { dryRun: true } : {}) },
+      this.#clock.now(),
+    );
+    if (!options.dryRun) {
+      const resourceVersion = await noteEviction(this.client(), key, options, this.#clock.now());
+      if (options.resourceVersion) options.resourceVersion = resourceVersion;
+    }
     await this.delete(ctx, pods as unknown as Kind, key, options);
   }
 

@@ -23,7 +23,10 @@ export function scaleOf(kind: Kind, o: AnyObject): AnyObject {
   const { specReplicas, statusReplicas, labelSelector } = paths(kind);
   const { name, namespace, uid, resourceVersion, creationTimestamp } = o.metadata ?? {};
   const selector = labelSelector ? at(o, labelSelector) : undefined;
-  const text = typeof selector === 'string' ? selector : selector && formatSelector(requirementsOf(selector));
+  // A ReplicationController's selector is a plain map of labels.
+  const labels = kind.plural === 'replicationcontrollers' ? { matchLabels: selector } : selector;
+  const text =
+    typeof selector === 'string' ? selector : selector && formatSelector(requirementsOf(labels as object));
   return {
     kind: 'Scale',
     apiVersion: 'autoscaling/v1',
