@@ -1,7 +1,6 @@
-import type { PersistentVolumeClaim, Pod, PodTemplateSpec } from 'kubernetes-types/core/v1.js';
+import type { Pod, PodTemplateSpec } from 'kubernetes-types/core/v1.js';
 import type { OwnerReference } from 'kubernetes-types/meta/v1.js';
-import { allKinds, pods, statefulSets } from '../../api/kinds/index.js';
-import type { Kind } from '../../api/kinds/kind.js';
+import { persistentVolumeClaims, pods, statefulSets } from '../../api/kinds/index.js';
 import { isApiError } from '../../api/meta/errors.js';
 import { deepEqual } from '../../api/meta/json.js';
 import { keyOf } from '../../api/meta/object.js';
@@ -25,10 +24,6 @@ import {
 } from './stateful.js';
 
 const CATCH_UP_MS = 1_000;
-const persistentVolumeClaims = allKinds.find(
-  (k) => k.plural === 'persistentvolumeclaims' && k.group === '',
-) as unknown as Kind<PersistentVolumeClaim> | undefined;
-
 /** Keeps pods with names, storage and an order. */
 export function statefulSetLoop(ctx: Context, keys: Keys): Reconcile {
   const { client, informers, clock } = ctx;
@@ -37,7 +32,7 @@ export function statefulSetLoop(ctx: Context, keys: Keys): Reconcile {
   const all = informers.of(statefulSets).index('namespace', (s) => [s.metadata!.namespace!]);
   const allPods = podsOf(informers);
   const revisions = revisionsOf(informers);
-  const claims = persistentVolumeClaims && informers.of(persistentVolumeClaims);
+  const claims = informers.of(persistentVolumeClaims);
   control.follow(all, allPods, keys, (orphan) =>
     all
       .by('namespace', orphan.metadata!.namespace!)
@@ -48,7 +43,7 @@ export function statefulSetLoop(ctx: Context, keys: Keys): Reconcile {
       ),
   );
   // A claim that goes may be one that a pod waits for to be made anew.
-  claims?.onChange((key, now) => {
+  claims.onChange((key, now) => {
     if (now) return;
     const slash = key.indexOf('/');
     for (const s of all.by('namespace', key.slice(0, slash)))
@@ -87,14 +82,13 @@ export function statefulSetLoop(ctx: Context, keys: Keys): Reconcile {
 
   async function makeClaims(set: Sts, ordinal: number): Promise<void> {
     for (const { claim } of claimsOf(set, ordinal)) {
-      if (!persistentVolumeClaims) throw new Error('PersistentVolumeClaims are not served');
-      const there = claims?.get(keyOf(claim));
+      const there = claims.get(keyOf(claim));
       const { name } = claim.metadata!;
       if (there?.metadata?.deletionTimestamp) throw new Error(`pvc ${name} is being deleted`);
       if (there) continue;
       const what = `Claim ${name} Pod ${set.metadata!.name}-${ordinal}`;
       try {
-        await told(set, 'Create', what, 'success', () => client.create(persistentVolumeClaims!, claim));
+        await told(set, 'Create', what, 'success', () => client.create(persistentVolumeClaims, claim));
       } catch (e) {
         if (!isApiError(e, 'AlreadyExists')) throw e;
       }
@@ -109,7 +103,7 @@ export function statefulSetLoop(ctx: Context, keys: Keys): Reconcile {
       (r.kind === 'StatefulSet' && r.name === set.metadata!.name) || (r.kind === 'Pod' && r.name === podName);
     const known = [set.metadata!.uid, pod?.metadata?.uid];
     for (const { claim } of claimsOf(set, ordinal)) {
-      const there = claims?.get(keyOf(claim));
+      const there = claims.get(keyOf(claim));
       const refs = there?.metadata?.ownerReferences ?? [];
       // Of an earlier set or pod of the name: the garbage collector's.
       if (!there || refs.some((r) => isOurs(r) && !known.includes(r.uid))) continue;
@@ -128,7 +122,7 @@ export function statefulSetLoop(ctx: Context, keys: Keys): Reconcile {
         continue;
       await ifThere(
         client.patch(
-          persistentVolumeClaims!,
+          persistentVolumeClaims,
           { namespace: there.metadata!.namespace, name: there.metadata!.name! },
           {
             metadata: {
@@ -147,7 +141,7 @@ export function statefulSetLoop(ctx: Context, keys: Keys): Reconcile {
     specOf(set).persistentVolumeClaimRetentionPolicy?.whenScaled === 'Delete' &&
     claimsOf(set, ordinal).some(({ claim }) =>
       claims
-        ?.get(keyOf(claim))
+        .get(keyOf(claim))
         ?.metadata?.ownerReferences?.some(
           (r) => r.kind === 'Pod' && r.name === `${set.metadata!.name}-${ordinal}`,
         ),
