@@ -6,6 +6,7 @@ import type { Kind } from '../../api/kinds/kind.js';
 import { type TestApi, testApi } from '../testing/api.js';
 import type { Attributes, User } from './attributes.js';
 import { aggregate } from './bootstrap.js';
+import { distinctImpersonation } from './impersonate.js';
 import { compact, notCovered, ruleAllows, ruleText } from './rules.js';
 
 const RBAC = '/apis/rbac.authorization.k8s.io/v1';
@@ -313,6 +314,13 @@ describe('the API', () => {
       status: 403,
       message: 'nodes "pi2" is forbidden: node "pi1" is not allowed to modify node "pi2"',
     });
+  });
+
+  it('takes each header for one value, commas and all', () => {
+    const headers = { accept: 'a', 'impersonate-group': 'one, a,b' };
+    const raw = ['Accept', 'a', 'Impersonate-Group', 'one', 'impersonate-group', 'a,b'];
+    expect(distinctImpersonation(headers, raw)).toEqual({ accept: 'a', 'impersonate-group': ['one', 'a,b'] });
+    expect(distinctImpersonation({ accept: 'a' }, ['Accept', 'a'])).toEqual({ accept: 'a' });
   });
 
   it('only who may impersonate acts as another', async () => {

@@ -18,12 +18,31 @@ export const accountGroups = (namespace: string): string[] => [
   `system:serviceaccounts:${namespace}`,
 ];
 
-/** Several headers of one name arrive as one text; so a group may not have a comma in its name here. */
+const PREFIX = 'impersonate-';
+
+/**
+ * `headers` with a list for each `Impersonate-*` header, one item for each time it was sent: Node joins them with commas,
+ * which a group may have in its name. `raw` has names and values in turn.
+ */
+export function distinctImpersonation(
+  headers: IncomingHttpHeaders,
+  raw: readonly string[],
+): IncomingHttpHeaders {
+  let out = headers;
+  for (let i = 0; i < raw.length; i += 2) {
+    const name = raw[i]!.toLowerCase();
+    if (!name.startsWith(PREFIX)) continue;
+    if (out === headers) {
+      out = { ...headers };
+      for (const k of Object.keys(out)) if (k.startsWith(PREFIX)) out[k] = [];
+    }
+    (out[name] as string[]).push(raw[i + 1]!);
+  }
+  return out;
+}
+
 const values = (v: string | string[] | undefined): string[] =>
-  (Array.isArray(v) ? v : v === undefined ? [] : [v])
-    .flatMap((text) => text.split(','))
-    .map((text) => text.trim())
-    .filter((text) => text !== '');
+  (Array.isArray(v) ? v : v === undefined ? [] : [v]).filter((text) => text !== '');
 
 /**
  * Whom a request is to count as: `user`, or whom its `Impersonate-*` headers name (apiserver endpoints/filters

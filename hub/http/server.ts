@@ -14,6 +14,7 @@ import { constants, createGzip, gzip } from 'node:zlib';
 import type { Clock } from '../../api/clock.js';
 import type { Log } from '../../api/log.js';
 import { ApiError } from '../../api/meta/errors.js';
+import { distinctImpersonation } from '../auth/impersonate.js';
 import type { Api } from './api.js';
 import { ANONYMOUS, type User, unauthorized, userOfConnection } from './auth.js';
 import { asApiError, type Chunks, errorReply, type Reply, type Request } from './message.js';
@@ -430,7 +431,7 @@ class Exchange implements Request {
   ) {
     this.method = req.method ?? 'GET';
     this.url = req.url ?? '/';
-    this.headers = req.headers;
+    this.headers = distinctImpersonation(req.headers, req.rawHeaders);
   }
 
   signal(): AbortSignal {
