@@ -17,6 +17,7 @@ declare -A PACKAGES=(
   [skopeo]=/usr/bin/skopeo
   [umoci]=/usr/bin/umoci
   [busybox-static]=/bin/busybox
+  [python3-venv]=/usr/share/doc/python3-venv
   [xz-utils]=/usr/bin/xz
   [gpgv]=/usr/bin/gpgv
   [curl]=/usr/bin/curl
@@ -42,9 +43,11 @@ fi
 
 for version in 1.32:trixie 1.36:sid; do
   target="$COX_TEST_CACHE/kubectl-${version%%:*}"
-  [ -x "$target/usr/bin/kubectl" ] || bash scripts/fetch-kubectl.sh "${version##*:}" "$target" ||
+  [ -x "$target/usr/bin/kubectl" ] || bash scripts/fetch-deb.sh "${version##*:}" "$target" kubectl ||
     echo "kubectl ${version%%:*} could not be fetched; the tests that need it are skipped by name"
 done
+
+bash scripts/fetch-clients.sh || echo "not every client could be had; the tests that need those are skipped by name"
 
 npm run -s build
 npm run -s typecheck

@@ -17,6 +17,10 @@ export const cacheDir = (): string =>
 export const kubectlPath = (minor: '1.32' | '1.36'): string =>
   join(cacheDir(), `kubectl-${minor}`, 'usr', 'bin', 'kubectl');
 
+/** Where `scripts/fetch-clients.sh` puts Helm, an operator in Go and a Python with the Kubernetes client. */
+export const clientPath = (name: 'helm' | 'operator' | 'python'): string =>
+  join(cacheDir(), 'clients', name === 'python' ? 'venv/bin/python' : name);
+
 /** A part of the machine that some tests need, and how to get it. */
 const PARTS = {
   root: { have: () => process.getuid?.() === 0, remedy: 'run the tests as root' },
@@ -33,8 +37,14 @@ const PARTS = {
   'docker-registry': { have: () => onPath('docker-registry'), remedy: 'apt-get install docker-registry' },
   skopeo: { have: () => onPath('skopeo'), remedy: 'apt-get install skopeo' },
   umoci: { have: () => onPath('umoci'), remedy: 'apt-get install umoci' },
-  'kubectl-1.32': { have: () => existsSync(kubectlPath('1.32')), remedy: 'scripts/fetch-kubectl.sh' },
-  'kubectl-1.36': { have: () => existsSync(kubectlPath('1.36')), remedy: 'scripts/fetch-kubectl.sh' },
+  'kubectl-1.32': { have: () => existsSync(kubectlPath('1.32')), remedy: 'scripts/test.sh' },
+  'kubectl-1.36': { have: () => existsSync(kubectlPath('1.36')), remedy: 'scripts/test.sh' },
+  helm: { have: () => existsSync(clientPath('helm')), remedy: 'scripts/fetch-clients.sh' },
+  'the operator in Go': {
+    have: () => existsSync(clientPath('operator')),
+    remedy: 'scripts/fetch-clients.sh',
+  },
+  "Python's client": { have: () => existsSync(clientPath('python')), remedy: 'scripts/fetch-clients.sh' },
 } as const;
 
 export type Part = keyof typeof PARTS;

@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# usage: fetch-kubectl.sh <suite> <dir>
-# Puts Debian's kubectl of a suite (trixie: 1.32, sid: 1.36 …) at <dir>/usr/bin/kubectl, without installing a package.
+# usage: fetch-deb.sh <suite> <dir> <package>...
+# Unpacks Debian packages of a suite (trixie, sid …) below <dir>, without installing them or what they depend on.
 # The mirror is the one this machine's apt uses. Trust: the archive's signed InRelease (by Debian's keyring) vouches for the
-# package index, the index for the .deb. Does nothing when that runs already.
+# package index, the index for each .deb. <dir> is there only when all of it is.
 set -euo pipefail
 suite=${1:?suite, e.g. trixie} dir=${2:?target directory}
-kubectl=$dir/usr/bin/kubectl
-[ -x "$kubectl" ] && "$kubectl" version --client >/dev/null 2>&1 && exit 0
+shift 2
 
-fail() { echo "fetch-kubectl.sh: $*" >&2; exit 1; }
+fail() { echo "fetch-deb.sh: $*" >&2; exit 1; }
 for tool in curl xz dpkg-deb gpgv sha256sum awk; do
   command -v "$tool" >/dev/null || fail "needs $tool (apt-get install curl xz-utils dpkg gpgv coreutils mawk)"
 done
@@ -44,17 +43,19 @@ sum=$(awk -v f="$index" '/^SHA256:/ { on = 1; next } /^[^ ]/ { on = 0 } on && $3
 get "dists/$suite/$index" "$work/Packages.xz"
 check "$sum" "$work/Packages.xz" "$index"
 
-read -r file sum < <(xz -dc "$work/Packages.xz" | awk '
-  /^Package: / { on = ($2 == "kubectl"); file = sum = "" }
-  on && /^Filename: / { file = $2 }
-  on && /^SHA256: / { sum = $2 }
-  on && /^$/ && file { print file, sum; on = 0 }' | sort | tail -n 1) || true
-[ -n "${file:-}" ] || fail "$suite has no kubectl package for $arch"
-get "$file" "$work/kubectl.deb"
-check "$sum" "$work/kubectl.deb" "$file"
-
-dpkg-deb -x "$work/kubectl.deb" "$work/root"
-mkdir -p "$dir/usr/bin"
-install -m 755 "$work/root/usr/bin/kubectl" "$kubectl.$$"
-mv "$kubectl.$$" "$kubectl"
-"$kubectl" version --client | head -n 1
+for package in "$@"; do
+  read -r file sum < <(xz -dc "$work/Packages.xz" | awk -v p="$package" '
+    /^Package: / { on = ($2 == p); file = sum = "" }
+    on && /^Filename: / { file = $2 }
+    on && /^SHA256: / { sum = $2 }
+    on && /^$/ && file { print file, sum; on = 0 }' | sort | tail -n 1) || true
+  [ -n "${file:-}" ] || fail "$suite has no package $package for $arch"
+  get "$file" "$work/package.deb"
+  check "$sum" "$work/package.deb" "$file"
+  dpkg-deb -x "$work/package.deb" "$work/root"
+  file=
+done
+mkdir -p "$(dirname "$dir")"
+rm -rf "$dir"
+cp -a "$work/root" "$dir.$$"
+mv "$dir.$$" "$dir"
