@@ -46,7 +46,7 @@ export function decide(
   const filters = new Set<FilterName | 'RuntimeClass'>();
   for (let i = 0; i < all.length && candidates.length < ENOUGH; i++) {
     const node = all[(from + i) % all.length]!;
-    const no = objection(wishes, node);
+    const no = objection(wishes, ledger.withNominated(node, pod));
     if (!no) {
       candidates.push(node);
       continue;

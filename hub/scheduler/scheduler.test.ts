@@ -1,6 +1,6 @@
 import type { Node, Pod } from 'kubernetes-types/core/v1.js';
 import { describe, expect, it } from 'vitest';
-import { events, nodes, pods, runtimeClasses } from '../../api/kinds/index.js';
+import { events, nodes, pods, priorityClasses, runtimeClasses } from '../../api/kinds/index.js';
 import { silentLog } from '../../api/log.js';
 import { ApiError } from '../../api/meta/errors.js';
 import { turn, VirtualClock } from '../../api/testing/virtual-clock.js';
@@ -59,6 +59,56 @@ describe('Scheduler', () => {
     await w.settle();
     expect((await w.pod('high')).spec!.nodeName).toBe('pi1');
     expect((await w.pod('low')).spec!.nodeName).toBeUndefined();
+    await w.scheduler.stop();
+  });
+
+  it('makes room for a higher priority, keeps it for that pod, and takes no more than needed', async () => {
+    const w = await world();
+    await w.addNode(aNode('pi1'));
+    await w.scheduler.start();
+    const critical = { priorityClassName: 'system-cluster-critical' };
+    await w.client.create(pods, aPod('small', {}, { memory: '500Mi' }));
+    await w.client.create(pods, aPod('low', {}, { memory: '3Gi' }));
+    await w.client.create(pods, aPod('important', critical, { memory: '250Mi' }));
+    await w.settle();
+    await w.client.create(pods, aPod('high', critical, { memory: '3Gi' }));
+    await w.settle();
+    expect((await w.pod('low')).metadata!.deletionTimestamp).toBeDefined();
+    expect((await w.pod('low')).status!.conditions!.map((c) => c.reason)).toContain('PreemptionByScheduler');
+    for (const name of ['small', 'important'])
+      expect((await w.pod(name)).metadata!.deletionTimestamp).toBeUndefined();
+    expect((await w.pod('high')).status!.nominatedNodeName).toBe('pi1');
+    const { uid } = (await w.pod('high')).metadata!;
+    expect(await w.told()).toContain(`Preempted: Preempted by pod ${uid} on node pi1`);
+    await w.client.delete(pods, { namespace: 'default', name: 'low' }, { gracePeriodSeconds: 0 });
+    await w.client.create(pods, aPod('thief', {}, { memory: '2Gi' }));
+    await w.settle();
+    expect((await w.pod('thief')).spec!.nodeName).toBeUndefined();
+    await w.clock.advance(10_000);
+    await w.settle();
+    expect((await w.pod('high')).spec!.nodeName).toBe('pi1');
+    expect((await w.pod('thief')).spec!.nodeName).toBeUndefined();
+    await w.scheduler.stop();
+  });
+
+  it('pushes nobody aside for a pod that does not want it, or that would not fit all the same', async () => {
+    const w = await world();
+    await w.addNode(aNode('pi1'));
+    await w.scheduler.start();
+    await w.client.create(pods, aPod('low', {}, { memory: '3Gi' }));
+    await w.client.create(priorityClasses, {
+      metadata: { name: 'polite' },
+      value: 10,
+      preemptionPolicy: 'Never',
+    });
+    await w.client.create(pods, aPod('waits', { priorityClassName: 'polite' }, { memory: '3Gi' }));
+    await w.client.create(
+      pods,
+      aPod('huge', { priorityClassName: 'system-cluster-critical' }, { memory: '30Gi' }),
+    );
+    await w.client.create(pods, aPod('equal', {}, { memory: '3Gi' }));
+    await w.settle();
+    expect((await w.pod('low')).metadata!.deletionTimestamp).toBeUndefined();
     await w.scheduler.stop();
   });
 

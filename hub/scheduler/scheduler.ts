@@ -5,12 +5,14 @@ import type { Log } from '../../api/log.js';
 import { isApiError } from '../../api/meta/errors.js';
 import { parseKey } from '../../api/meta/object.js';
 import type { Client, Frozen } from '../client.js';
+import { noteDisruption } from '../controllers/podgc.js';
 import { EventRecorder } from '../events.js';
 import type { Informer, Informers } from '../informer.js';
 import { WorkQueue } from '../queue.js';
 import { decide, type Refusal } from './decide.js';
 import type { FilterName } from './filters.js';
-import { Ledger, type PodInfo, podInfo } from './snapshot.js';
+import { preempt } from './preempt.js';
+import { Ledger, type PodInfo, podInfo, priorityOf } from './snapshot.js';
 
 export interface SchedulerOptions {
   client: Client;
@@ -94,6 +96,10 @@ export class Scheduler {
 
   #podChanged(key: string, now: Frozen<Pod> | undefined, before: Frozen<Pod> | undefined): void {
     const uid = (now ?? before)!.metadata!.uid!;
+    if (!now || now.spec?.nodeName || hasEnded(now) || now.metadata?.deletionTimestamp) {
+      if (this.#ledger.unnominate(uid)) this.#wake((filters) => overlap(filters, HELPED_BY_ROOM));
+    } else if (now.status?.nominatedNodeName && this.#isOurs(now))
+      this.#ledger.nominate(this.#info(now), now.status.nominatedNodeName);
     if (now?.spec?.nodeName && !hasEnded(now)) {
       this.#waiting.delete(key);
       if (before?.spec?.nodeName && sameRoom(now, before)) return;
@@ -167,7 +173,39 @@ export class Scheduler {
       tries: (this.#waiting.get(key)?.tries ?? 0) + 1,
       triedAt: this.o.clock.monotonic(),
     });
-    await this.#note(pod, 'Unschedulable', message);
+    const nominated = await this.#preempt(info);
+    await this.#note(pod, 'Unschedulable', message, nominated);
+  }
+
+  /** Makes room for a pod that fits nowhere, if those in its way matter less. Returns the node that it is to have then, null for none. */
+  async #preempt(info: PodInfo): Promise<string | null> {
+    if (info.pod.spec?.preemptionPolicy === 'Never') return null;
+    const before = this.#ledger.nominatedTo(info.uid);
+    const leaving = [...((before && this.#ledger.nodes.get(before)?.pods.values()) || [])];
+    const onItsWay = (p: PodInfo) =>
+      p.pod.metadata?.deletionTimestamp !== undefined && priorityOf(p) < priorityOf(info);
+    if (before && leaving.some(onItsWay)) return before;
+    const way = preempt(info, this.#runtimeClass(info.pod), this.#ledger);
+    if (!way) {
+      this.#ledger.unnominate(info.uid);
+      return null;
+    }
+    this.#ledger.nominate(info, way.node);
+    for (const victim of way.victims) {
+      const { namespace, name } = parseKey(victim.key);
+      const why = `${this.#name}: preempting to accommodate a higher priority pod`;
+      const at = rfc3339(this.o.clock.now());
+      await noteDisruption(this.o.client, victim.pod, 'PreemptionByScheduler', why, at);
+      try {
+        await this.o.client.delete(pods, { namespace, name }, { uid: victim.uid });
+      } catch (e) {
+        if (!isApiError(e, 'NotFound') && !isApiError(e, 'Conflict')) throw e;
+        continue;
+      }
+      const told = `Preempted by pod ${info.uid} on node ${way.node}`;
+      this.#events.tell(pods, victim.pod as Pod, 'Normal', 'Preempted', told);
+    }
+    return way.node;
   }
 
   /** Never rejects. */
@@ -214,11 +252,18 @@ export class Scheduler {
   }
 
   /** Says on the pod, and in an Event, why it waits; once per reason. */
-  async #note(pod: Frozen<Pod>, reason: 'Unschedulable' | 'SchedulingGated', message: string): Promise<void> {
+  async #note(
+    pod: Frozen<Pod>,
+    reason: 'Unschedulable' | 'SchedulingGated',
+    message: string,
+    nominatedNodeName: string | null = pod.status?.nominatedNodeName ?? null,
+  ): Promise<void> {
     const conditions = pod.status?.conditions ?? [];
     const old = conditions.find((c) => c.type === 'PodScheduled');
-    if (old?.status === 'False' && old.reason === reason && old.message === message) return;
-    if (reason === 'Unschedulable')
+    const same = old?.status === 'False' && old.reason === reason && old.message === message;
+    const nominates = nominatedNodeName !== (pod.status?.nominatedNodeName ?? null);
+    if (same && !nominates) return;
+    if (!same && reason === 'Unschedulable')
       this.#events.tell(pods, pod as Pod, 'Warning', 'FailedScheduling', message);
     const condition = {
       type: 'PodScheduled',
@@ -235,7 +280,10 @@ export class Scheduler {
         { namespace, name: name! },
         {
           metadata: { uid: pod.metadata!.uid },
-          status: { conditions: [...conditions.filter((c) => c !== old), condition] },
+          status: {
+            conditions: [...conditions.filter((c) => c !== old), condition],
+            ...(nominates ? { nominatedNodeName } : {}),
+          },
         },
         'status',
       );

@@ -41,6 +41,8 @@ export function podInfo(pod: Frozen<Pod>, runtimeClass?: Frozen<RuntimeClass>): 
   };
 }
 
+export const priorityOf = (p: PodInfo): number => p.pod.spec?.priority ?? 0;
+
 function hostPorts(pod: Frozen<Pod>): HostPort[] {
   const ports: HostPort[] = [];
   for (const c of [...(pod.spec?.containers ?? []), ...(pod.spec?.initContainers ?? [])])
@@ -67,6 +69,16 @@ export class NodeInfo {
   readonly portUsers = new Map<string, PodInfo>();
 
   constructor(readonly name: string) {}
+
+  /** For trying what if. */
+  static copy(of: NodeInfo): NodeInfo {
+    const made = new NodeInfo(of.name);
+    made.node = of.node;
+    made.allocatable = of.allocatable;
+    made.taints = of.taints;
+    for (const p of of.pods.values()) made.add(p);
+    return made;
+  }
 
   setNode(node: Frozen<Node> | undefined): void {
     this.node = node;
@@ -107,6 +119,10 @@ export class Ledger {
   readonly nodes = new Map<string, NodeInfo>();
   /** Pods with required anti-affinity, which later pods must respect. */
   readonly antiAffine = new Map<string, { node: string; pod: PodInfo }>();
+  /** Pods that wait for a place that others are leaving for them. */
+  readonly #nominated = new Map<string, { node: string; pod: PodInfo }>();
+  /** How many placed pods have each priority. */
+  readonly #priorities = new Map<number, number>();
   readonly #where = new Map<string, string>();
   readonly #assumed = new Set<string>();
 
@@ -128,6 +144,31 @@ export class Ledger {
     this.#put(p, node);
   }
 
+  /** The pod is to have the room that others are leaving. */
+  nominate(p: PodInfo, node: string): void {
+    this.#nominated.set(p.uid, { node, pod: p });
+  }
+
+  /** Whether there was a nomination. */
+  unnominate(uid: string): boolean {
+    return this.#nominated.delete(uid);
+  }
+
+  nominatedTo(uid: string): string | undefined {
+    return this.#nominated.get(uid)?.node;
+  }
+
+  /** The node as the pod has to see it: with those there that wait for a place on it and are no less important. */
+  withNominated(node: NodeInfo, pod: PodInfo): NodeInfo {
+    let crowded: NodeInfo | undefined;
+    for (const n of this.#nominated.values()) {
+      if (n.node !== node.name || n.pod.uid === pod.uid || priorityOf(n.pod) < priorityOf(pod)) continue;
+      crowded ??= NodeInfo.copy(node);
+      crowded.add(n.pod);
+    }
+    return crowded ?? node;
+  }
+
   isAssumed(uid: string): boolean {
     return this.#assumed.has(uid);
   }
@@ -145,6 +186,7 @@ export class Ledger {
     this.#assumed.delete(uid);
     this.antiAffine.delete(uid);
     const info = this.nodes.get(name)!;
+    this.#count(info.pods.get(uid), -1);
     info.remove(uid);
     this.#tidy(info);
     return true;
@@ -152,12 +194,30 @@ export class Ledger {
 
   #put(p: PodInfo, node: string): void {
     const at = this.#where.get(p.uid);
-    if (at !== undefined) this.nodes.get(at)!.remove(p.uid);
+    if (at !== undefined) {
+      const old = this.nodes.get(at)!;
+      this.#count(old.pods.get(p.uid), -1);
+      old.remove(p.uid);
+    }
     this.#where.set(p.uid, node);
     this.#at(node).add(p);
+    this.#count(p, 1);
     if (at !== undefined && at !== node) this.#tidy(this.nodes.get(at)!);
     if (p.pod.spec?.affinity?.podAntiAffinity?.requiredDuringSchedulingIgnoredDuringExecution?.length)
       this.antiAffine.set(p.uid, { node, pod: p });
+  }
+
+  #count(p: PodInfo | undefined, by: 1 | -1): void {
+    if (!p) return;
+    const n = (this.#priorities.get(priorityOf(p)) ?? 0) + by;
+    if (n > 0) this.#priorities.set(priorityOf(p), n);
+    else this.#priorities.delete(priorityOf(p));
+  }
+
+  /** Whether any placed pod matters less than this one. */
+  hasLower(pod: PodInfo): boolean {
+    for (const p of this.#priorities.keys()) if (p < priorityOf(pod)) return true;
+    return false;
   }
 
   #at(name: string): NodeInfo {
