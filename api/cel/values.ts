@@ -1,5 +1,6 @@
 /** Values that Kubernetes' CEL libraries add to the language. What they hold is out of the language's reach. */
 import {
+  dns1035Label,
   dns1123Label,
   dns1123Subdomain,
   qualifiedName,
@@ -192,15 +193,6 @@ export class Format {
   }
 }
 
-const DNS1035 = /^[a-z]([-a-z0-9]*[a-z0-9])?$/;
-const dns1035: Validator = (v) => [
-  ...(v.length > 63 ? ['must be no more than 63 bytes'] : []),
-  ...(DNS1035.test(v.slice(0, 4096))
-    ? []
-    : [
-        "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')",
-      ]),
-];
 /** For names that something is added to: may end with a dash. */
 const asPrefix =
   (check: Validator): Validator =>
@@ -216,11 +208,11 @@ export const FORMATS: ReadonlyMap<string, Format> = new Map(
   Object.entries<Validator>({
     dns1123Label,
     dns1123Subdomain,
-    dns1035Label: dns1035,
+    dns1035Label,
     qualifiedName,
     dns1123LabelPrefix: asPrefix(dns1123Label),
     dns1123SubdomainPrefix: asPrefix(dns1123Subdomain),
-    dns1035LabelPrefix: asPrefix(dns1035),
+    dns1035LabelPrefix: asPrefix(dns1035Label),
     labelValue: validLabelValue,
     uri: (v) => {
       try {

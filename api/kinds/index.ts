@@ -1,3 +1,9 @@
+import {
+  mutatingWebhookConfigurations,
+  validatingAdmissionPolicies,
+  validatingAdmissionPolicyBindings,
+  validatingWebhookConfigurations,
+} from './admissionregistration.js';
 import { configMaps, secrets, serviceAccounts } from './config.js';
 import { customResourceDefinitions } from './crd.js';
 import { cronJobs } from './cronjob.js';
@@ -62,6 +68,7 @@ export {
   leases,
   limitRanges,
   localSubjectAccessReviews,
+  mutatingWebhookConfigurations,
   namespaces,
   networkPolicies,
   newEvents,
@@ -88,8 +95,12 @@ export {
   storageClasses,
   subjectAccessReviews,
   tokenReviews,
+
   volumeAttachments,
   volumeAttributesClasses,
+  validatingAdmissionPolicies,
+  validatingAdmissionPolicyBindings,
+  validatingWebhookConfigurations,
 };
 
 /** Every kind that the API serves. A new kind is a declaration and a line here. */
@@ -137,6 +148,10 @@ export const allKinds: readonly Kind[] = [
   clusterRoleBindings,
   customResourceDefinitions,
   certificateSigningRequests,
+  mutatingWebhookConfigurations,
+  validatingWebhookConfigurations,
+  validatingAdmissionPolicies,
+  validatingAdmissionPolicyBindings,
   tokenReviews,
   selfSubjectReviews,
   subjectAccessReviews,

@@ -67,6 +67,20 @@ export const dns1123Subdomain: Validator = (v) => [
   ...(v.length <= 4096 && subdomain.test(v) ? [] : [SUBDOMAIN_TEXT]),
 ];
 
+const DNS1035 = '[a-z]([-a-z0-9]*[a-z0-9])?';
+const dns1035 = whole(DNS1035);
+const DNS1035_TEXT = explain(
+  "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character",
+  DNS1035,
+  'my-name',
+  'abc-123',
+);
+
+export const dns1035Label: Validator = (v) => [
+  ...(v.length > 63 ? [maxBytes(63)] : []),
+  ...(v.length <= 4096 && dns1035.test(v) ? [] : [DNS1035_TEXT]),
+];
+
 /** Label keys, annotation keys (lower-cased by the caller), resource names, taint keys. */
 export const qualifiedName: Validator = (v) => {
   const parts = v.split('/');
