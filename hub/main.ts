@@ -133,6 +133,7 @@ export class Hub {
     await bootstrapRbac(client);
     const authorizer = new RbacAuthorizer(informers);
     registry.guards.push(accessGuard(authorizer));
+    registry.authorizer = authorizer;
     for (const [kind, answer] of reviewAnswers(authorizer, clock)) registry.answers.set(kind, answer);
     const tokens = new Tokens({ key: loadTokenKey(join(pki.dir, 'sa.key')), registry, clock });
     registry.tokens = tokens;

@@ -78,6 +78,8 @@ export async function loadCel(): Promise<void> {
   loaded = { base, owned, optional: Optional, Duration };
 }
 
+export const celIsLoaded = (): boolean => loaded !== undefined;
+
 const cel = (): Language0 => {
   if (!loaded) throw new Error('CEL is not loaded');
   return loaded;

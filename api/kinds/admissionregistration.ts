@@ -265,12 +265,6 @@ function validateConfiguration(o: Configuration, old?: Configuration): FieldErro
   return errors;
 }
 
-/** Configurations have no spec: their generation counts changes of what they ask for. */
-function countWebhooks(o: Configuration, old: Configuration): void {
-  if (!deepEqual(o.webhooks, old.webhooks))
-    (o.metadata as { generation?: number }).generation = (old.metadata?.generation ?? 0) + 1;
-}
-
 const webhookColumns = (): Kind<Configuration>['columns'] => [
   nameColumn as Kind<Configuration>['columns'][number],
   column(
@@ -289,9 +283,8 @@ const configuration = {
   namespaced: false,
   columns: webhookColumns(),
   status: false,
-  generation: true,
+  generation: (o: Configuration) => o.webhooks,
   selectable: {},
-  prepareForUpdate: countWebhooks,
   load: loadCel,
   validate: validateConfiguration,
 } as const;

@@ -67,6 +67,19 @@ export class ApiError extends Error {
   }
 }
 
+/** A Status that someone else chose (a webhook), with a code and reason that need not be among ours. */
+export class ForeignStatus extends ApiError {
+  override readonly code: number;
+  constructor(private readonly status: Status & { code: number; message: string }) {
+    super('BadRequest', status.message);
+    this.code = status.code;
+  }
+
+  override toStatus(): Status {
+    return this.status;
+  }
+}
+
 /** Narrows an unknown thrown value: `isApiError(e, 'NotFound')`. */
 export function isApiError(e: unknown, reason?: StatusReason): e is ApiError {
   return e instanceof ApiError && (reason === undefined || e.reason === reason);

@@ -322,7 +322,7 @@ export class Tokens {
     const [, id, secret] = /^([a-z0-9]{6})\.([a-z0-9]{16})$/.exec(token) ?? [];
     if (!id || !secret) return undefined;
     const o = this.#find<Secret>(secrets, { namespace: 'kube-system', name: `bootstrap-token-${id}` });
-    if (!o || o.type !== 'bootstrap.kubernetes.io/token' || o.metadata?.deletionTimestamp) return undefined;
+    if (o?.type !== 'bootstrap.kubernetes.io/token' || o.metadata?.deletionTimestamp) return undefined;
     const text = (k: string) => Buffer.from(String(o.data?.[k] ?? ''), 'base64').toString('utf8');
     const kept = Buffer.from(text('token-secret'));
     if (kept.length !== secret.length || !timingSafeEqual(kept, Buffer.from(secret))) return undefined;

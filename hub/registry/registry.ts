@@ -34,6 +34,7 @@ import {
   parseSelector,
   type Selector,
 } from '../../api/meta/selector.js';
+import type { Authorizer } from '../auth/attributes.js';
 import type { Client, DeleteOptions, Frozen, Watcher } from '../client.js';
 import { Compacted, type Entry, RevisionConflict, type Store } from '../store/store.js';
 import { AdmissionChain } from './admission/chain.js';
@@ -127,6 +128,8 @@ export class Registry implements RegistryVerbs {
   kinds: readonly Kind[] = allKinds;
   /** Asked about every write; added to by who knows users' rights. */
   readonly guards: Guard[] = [];
+  /** Knows users' rights, for policies that ask; set by who has it. */
+  authorizer: Authorizer | undefined;
   /** For kinds that are questions: what is asked is answered, not stored. */
   readonly answers = new Map<Kind, Answer>();
   readonly #allocators = new Map<Kind, Allocator<AnyObject>>();
@@ -187,7 +190,13 @@ export class Registry implements RegistryVerbs {
     this.#log = log;
     this.#continuations = new Continuations(clock);
     this.quota = new ResourceQuotas(this.#world, clock);
-    const chain = plugins({ clock, log, quota: this.quota });
+    const chain = plugins({
+      clock,
+      log,
+      quota: this.quota,
+      kinds: () => this.kinds,
+      authorizer: () => this.authorizer,
+    });
     this.#admission = new AdmissionChain(without(chain, disabledAdmission), this.#world);
     this.setCustomKinds([]);
     this.apiClusterIP = firstAddress(serviceNetwork(network));
@@ -1404,19 +1413,17 @@ export class Registry implements RegistryVerbs {
   /** Makes what every cluster has from the start, as far as it is not there. */
   async bootstrap(): Promise<void> {
     const client = this.client();
-    const ensure = async (make: () => Promise<unknown>) => {
-      try {
-        await make();
-      } catch (e) {
-        if (!isApiError(e, 'AlreadyExists')) throw e;
-      }
+    // Looked for first: a hub must be able to start while a webhook or a policy refuses everything.
+    const ensure = async (kind: object, o: { metadata: { name: string } }) => {
+      const there = this.#store.get(this.#key(kind as Kind, o.metadata));
+      if (!there) await client.create(kind as Kind, o as AnyObject);
     };
     for (const name of ['default', 'kube-system', 'kube-public', 'kube-node-lease'])
-      await ensure(() => client.create(namespaces, { metadata: { name } } as Namespace));
+      await ensure(namespaces, { metadata: { name } });
     for (const { name, ...rest } of SYSTEM_PRIORITIES)
-      await ensure(() => client.create(priorityClasses, { metadata: { name }, ...rest }));
+      await ensure(priorityClasses, { metadata: { name }, ...rest });
     for (const name of ['oci', 'wasm', 'wasmtime'])
-      await ensure(() => client.create(runtimeClasses, { metadata: { name }, handler: name }));
+      await ensure(runtimeClasses, { metadata: { name }, handler: name } as never);
   }
 }
 

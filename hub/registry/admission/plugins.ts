@@ -1,7 +1,7 @@
-import type { Clock } from '../../../api/clock.js';
-import type { Log } from '../../../api/log.js';
 import { defaultIngressClass, defaultStorageClass } from './defaultclass.js';
 import { defaultTolerationSeconds } from './defaulttolerationseconds.js';
+import { validatingPolicies } from './external/policies.js';
+import { type ExternalParts, mutatingWebhooks, validatingWebhooks } from './external/webhooks.js';
 import { limitRanger } from './limitranger.js';
 import { namespaceLifecycle } from './namespacelifecycle.js';
 import { persistentVolumeClaimResize } from './persistentvolumeclaimresize.js';
@@ -13,9 +13,7 @@ import { runtimeClass } from './runtimeclass.js';
 import { serviceAccount } from './serviceaccount.js';
 
 /** What plugins are made with. */
-export interface AdmissionParts {
-  clock: Clock;
-  log: Log;
+export interface AdmissionParts extends ExternalParts {
   quota: ResourceQuotas;
 }
 
@@ -23,10 +21,10 @@ export interface AdmissionParts {
  * The chain, in Kubernetes' recommended order (pkg/kubeapiserver/options/plugins.go): first every `mutate` from top to
  * bottom, then the object's own validation, then every `validate`. Webhooks and quota stay at the end.
  */
-export const plugins = ({ clock, quota }: AdmissionParts): readonly Plugin[] => [
+export const plugins = (parts: AdmissionParts): readonly Plugin[] => [
   namespaceLifecycle,
   limitRanger,
-  serviceAccount(clock),
+  serviceAccount(parts.clock),
   podSecurity(),
   priority,
   defaultTolerationSeconds,
@@ -34,7 +32,10 @@ export const plugins = ({ clock, quota }: AdmissionParts): readonly Plugin[] => 
   persistentVolumeClaimResize,
   runtimeClass,
   defaultIngressClass,
-  quota,
+  mutatingWebhooks(parts),
+  validatingPolicies(parts),
+  validatingWebhooks(parts),
+  parts.quota,
 ];
 
 /** The chain less those that the operator does not want. Throws for a name that none has. */

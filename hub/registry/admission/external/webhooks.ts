@@ -1,0 +1,356 @@
+/** MutatingAdmissionWebhook and ValidatingAdmissionWebhook (apiserver pkg/admission/plugin/webhook). */
+import { randomUUID } from 'node:crypto';
+import type { MutatingWebhook } from 'kubernetes-types/admissionregistration/v1.js';
+import { loadCel } from '../../../../api/cel/cel.js';
+import type { Clock } from '../../../../api/clock.js';
+import {
+  mutatingWebhookConfigurations,
+  validatingWebhookConfigurations,
+} from '../../../../api/kinds/index.js';
+import { apiVersionOf, type Kind } from '../../../../api/kinds/kind.js';
+import { decode } from '../../../../api/kinds/schema.js';
+import type { Log } from '../../../../api/log.js';
+import { ApiError } from '../../../../api/meta/errors.js';
+import { deepCopy, deepEqual } from '../../../../api/meta/json.js';
+import type { AnyObject } from '../../../../api/meta/object.js';
+import type { Authorizer } from '../../../auth/attributes.js';
+import type { Frozen } from '../../../client.js';
+import { jsonPatch } from '../../patch.js';
+import { forbidden, type Plugin, type Request, type Target, type World } from '../plugin.js';
+import { conditionsHold, Facts } from './conditions.js';
+import { type Criteria, isExempt, matchedKind, selected } from './match.js';
+import { callProblem, denial, readAnswer, reviewBody, reviewVersion, type Verdict } from './review.js';
+import { resolveService } from './service.js';
+import { type Endpoint, post } from './transport.js';
+
+export interface ExternalParts {
+  readonly clock: Clock;
+  readonly log: Log;
+  /** What is served now. */
+  readonly kinds: () => readonly Kind[];
+  /** Who knows users' rights; undefined before there is one. */
+  readonly authorizer: () => Authorizer | undefined;
+}
+
+type Webhook = Frozen<MutatingWebhook>;
+
+interface Hook {
+  readonly configuration: string;
+  readonly webhook: Webhook;
+  readonly criteria: Criteria;
+}
+
+/** A hook and the version of the request's kind in which it is asked. */
+interface Call {
+  readonly hook: Hook;
+  readonly as: Kind;
+}
+
+/** All webhooks of one sort, in order, with what each target needs of them: kept while no configuration changes. */
+class Hooks {
+  readonly #hooks: readonly Hook[];
+  readonly #byTarget = new Map<string, readonly Call[]>();
+
+  constructor(
+    configurations: readonly Frozen<AnyObject>[],
+    readonly kinds: readonly Kind[],
+  ) {
+    const name = (o: Frozen<AnyObject>) => o.metadata?.name ?? '';
+    this.#hooks = [...configurations]
+      .sort((a, b) => (name(a) < name(b) ? -1 : 1))
+      .flatMap((o) =>
+        ((o['webhooks'] ?? []) as readonly Webhook[]).map((webhook) => ({
+          configuration: name(o),
+          webhook,
+          criteria: webhook as Criteria,
+        })),
+      );
+  }
+
+  of(target: Target): readonly Call[] {
+    const { operation, kind, subresource = '' } = target;
+    const key = `${operation} ${kind.group}/${kind.version}/${kind.plural}/${subresource}`;
+    let calls = this.#byTarget.get(key);
+    if (!calls) {
+      calls = this.#hooks.flatMap((hook) => {
+        const as = matchedKind(hook.criteria, target, this.kinds);
+        return as ? [{ hook, as }] : [];
+      });
+      this.#byTarget.set(key, calls);
+    }
+    return calls;
+  }
+}
+
+const NONE: readonly Call[] = [];
+
+/** Configurations of one kind, as the world has them now. */
+class Configured {
+  readonly #known = new WeakMap<readonly object[], Hooks>();
+
+  constructor(
+    private readonly kind: Kind,
+    private readonly kinds: () => readonly Kind[],
+  ) {}
+
+  calls(target: Target, world: World): readonly Call[] {
+    const list = world.list(this.kind);
+    if (list.length === 0) return NONE;
+    let hooks = this.#known.get(list);
+    if (!hooks || hooks.kinds !== this.kinds()) {
+      hooks = new Hooks(list, this.kinds());
+      this.#known.set(list, hooks);
+    }
+    return hooks.of(target);
+  }
+}
+
+/** All webhooks that one write asks, together, as Kubernetes' request timeout: a client has given up by then. */
+const REQUEST_MS = 60_000;
+
+/** A call without a usable answer. */
+class CallFailed extends Error {}
+
+const failure = (why: string): ApiError =>
+  new ApiError('InternalError', `Internal error occurred: ${why}`, { causes: [{ message: why }] });
+
+/** What both sorts share: whether a hook is asked, and the call. */
+class Caller {
+  constructor(private readonly parts: ExternalParts) {}
+
+  /** False when labels or conditions leave the hook out. Throws Forbidden when that cannot be found out and must be. */
+  wanted({ hook }: Call, request: Request, facts: Facts): boolean {
+    if (!selected(hook.criteria, request)) return false;
+    try {
+      return conditionsHold(hook.webhook.matchConditions, () => facts.values);
+    } catch (e) {
+      if (hook.webhook.failurePolicy === 'Ignore') return false;
+      throw forbidden(request, (e as Error).message);
+    }
+  }
+
+  facts(request: Request, as: Kind): Facts {
+    return new Facts(request, as, this.parts.authorizer());
+  }
+
+  /** Asks; undefined when there was no usable answer and that does not matter. Throws the denial, or InternalError. */
+  async ask(
+    { hook, as }: Call,
+    request: Request,
+    mutating: boolean,
+    deadline: number,
+  ): Promise<Verdict | undefined> {
+    const { name, failurePolicy } = hook.webhook;
+    let verdict: Verdict;
+    try {
+      verdict = await this.#call(hook.webhook, as, request, mutating, deadline);
+    } catch (e) {
+      if (!(e instanceof CallFailed)) throw e;
+      const why = `failed calling webhook ${JSON.stringify(name)}: ${e.message}`;
+      if (failurePolicy !== 'Ignore') throw failure(why);
+      this.parts.log.warn({ webhook: name, configuration: hook.configuration, why }, 'webhook failed open');
+      if (this.parts.clock.monotonic() >= deadline)
+        throw new ApiError('Timeout', 'request did not complete within requested timeout');
+      request.annotate(
+        `failed-open.${mutating ? 'mutating' : 'validating'}.webhook.admission.k8s.io/${name}`,
+        name,
+      );
+      return undefined;
+    }
+    for (const [key, value] of verdict.annotations) request.annotate(`${name}/${key}`, value);
+    for (const w of verdict.warnings) request.warn(w);
+    if (!verdict.allowed) throw denial(name, verdict.status);
+    return verdict;
+  }
+
+  async #call(
+    webhook: Webhook,
+    as: Kind,
+    request: Request,
+    mutating: boolean,
+    deadline: number,
+  ): Promise<Verdict> {
+    const { clock } = this.parts;
+    const version = reviewVersion(webhook.admissionReviewVersions as readonly string[]);
+    if (!version)
+      throw new CallFailed('webhook does not accept known AdmissionReview versions (v1, v1beta1)');
+    const uid = randomUUID();
+    const left = deadline - clock.monotonic();
+    if (left <= 0) throw new CallFailed('failed to call webhook: context deadline exceeded');
+    const timeout = Math.min((webhook.timeoutSeconds ?? 10) * 1000, left);
+    try {
+      const at = this.#endpoint(webhook, request.world, Math.ceil(timeout / 1000));
+      const answer = await post(at, reviewBody(version, uid, request, as), timeout, clock);
+      return readAnswer(answer, version, uid, mutating);
+    } catch (e) {
+      throw new CallFailed(callProblem(e));
+    }
+  }
+
+  #endpoint({ clientConfig }: Webhook, world: World, seconds: number): Endpoint {
+    const { url, service, caBundle } = clientConfig;
+    const ca = caBundle ? Buffer.from(String(caBundle), 'base64').toString('utf8') : undefined;
+    if (url !== undefined) {
+      const u = new URL(url);
+      const host = u.hostname.replace(/^\[|\]$/g, '');
+      return { url, host, port: Number(u.port || 443), path: u.pathname, serverName: host, ca };
+    }
+    const { namespace, name, path = '/', port = 443 } = service!;
+    const serverName = `${name}.${namespace}.svc`;
+    const shown = `https://${serverName}:${port}${path}`;
+    try {
+      const at = resolveService(
+        world,
+        this.parts.kinds(),
+        { namespace, name, port },
+        this.parts.clock.random(),
+      );
+      return { url: shown, ...at, path, serverName, ca };
+    } catch (e) {
+      throw new Error(`Post ${JSON.stringify(`${shown}?timeout=${seconds}s`)}: ${(e as Error).message}`);
+    }
+  }
+}
+
+/** After a restart nobody has needed the language yet. */
+const loadFor = async (calls: readonly Call[]): Promise<void> => {
+  if (calls.some(({ hook }) => hook.webhook.matchConditions?.length)) await loadCel();
+};
+
+const plugin = (kind: object, parts: ExternalParts) => {
+  const configured = new Configured(kind as Kind, parts.kinds);
+  return {
+    configured,
+    caller: new Caller(parts),
+    handles: (t: Target) => !isExempt(t.kind),
+    waits: (t: Target, world: World) => configured.calls(t, world).length > 0,
+  };
+};
+
+/** What a request's mutating webhooks did, from one round to the next. */
+interface Progress {
+  readonly deadline: number;
+  /** The object as the last webhook left it. */
+  output?: AnyObject | undefined;
+  /** Asked already, and wanting to be asked again about what others changed later. */
+  readonly asked: Set<Hook>;
+  readonly again: Set<Hook>;
+}
+
+export function mutatingWebhooks(parts: ExternalParts): Plugin {
+  const { configured, caller, handles, waits } = plugin(mutatingWebhookConfigurations, parts);
+  const progress = new WeakMap<Request, Progress>();
+
+  async function mutate(request: Request, calls: readonly Call[]): Promise<void> {
+    let p = progress.get(request);
+    if (!p) {
+      p = { deadline: parts.clock.monotonic() + REQUEST_MS, asked: new Set(), again: new Set() };
+      progress.set(request, p);
+    }
+    await loadFor(calls);
+    const { asked, again, deadline } = p;
+    const askAgain = () => {
+      for (const hook of asked) again.add(hook);
+      asked.clear();
+    };
+    if (request.round === 2 && !deepEqual(request.object, p.output)) askAgain();
+    const facts = new Map<Kind, Facts>();
+    for (const call of calls) {
+      const { hook, as } = call;
+      let seen = facts.get(as);
+      if (!seen) {
+        seen = caller.facts(request, as);
+        facts.set(as, seen);
+      }
+      if (!caller.wanted(call, request, seen)) continue;
+      if (request.round === 2 && !again.has(hook)) continue;
+      const verdict = await caller.ask(call, request, true, deadline);
+      if (verdict?.patch && applyPatch(request, call, verdict.patch)) {
+        facts.clear();
+        askAgain();
+        request.again = true;
+      }
+      if (hook.webhook.reinvocationPolicy === 'IfNeeded') asked.add(hook);
+    }
+    p.output = deepCopy(request.object);
+  }
+
+  return {
+    name: 'MutatingAdmissionWebhook',
+    handles,
+    waits,
+    mutate(request) {
+      const calls = configured.calls(request, request.world);
+      return calls.length ? mutate(request, calls) : undefined;
+    },
+  };
+}
+
+/** Definitions of what subresources carry. */
+const BODIES: Readonly<Record<string, string>> = {
+  'v1/Binding': 'io.k8s.api.core.v1.Binding',
+  'policy/v1/Eviction': 'io.k8s.api.policy.v1.Eviction',
+  'authentication.k8s.io/v1/TokenRequest': 'io.k8s.api.authentication.v1.TokenRequest',
+  'autoscaling/v1/Scale': 'io.k8s.api.autoscaling.v1.Scale',
+};
+
+/** Puts the patched object in its place; false when nothing changed. Throws InternalError for a patch that breaks it. */
+function applyPatch(request: Request, { hook, as }: Call, patch: readonly unknown[]): boolean {
+  const { name } = hook.webhook;
+  const { kind, object } = request;
+  if (!object)
+    throw failure(
+      `admission webhook ${JSON.stringify(name)} attempted to modify the object, which is not supported for this operation`,
+    );
+  let next: AnyObject;
+  try {
+    const from = as === kind ? object : as.custom!.view(object);
+    next = jsonPatch(deepCopy(from) as Record<string, unknown>, patch) as AnyObject;
+    if (next.kind !== from.kind || next.apiVersion !== from.apiVersion)
+      throw new Error(`the patch makes it a ${String(next.apiVersion)} ${String(next.kind)}`.slice(0, 256));
+    const body = BODIES[`${next.apiVersion}/${next.kind}`];
+    const what = `${next.kind} in version ${JSON.stringify(as.version)} cannot be handled as a ${next.kind}`;
+    if (body && request.subresource) decode(next as Record<string, unknown>, body, what);
+    else if (as.custom) as.custom.decode(next as Record<string, unknown>, what);
+    else decode(next as Record<string, unknown>, as.schema, what);
+    if (as !== kind) next.apiVersion = apiVersionOf(kind);
+    if (!request.subresource) kind.setDefaults?.(next);
+  } catch (e) {
+    throw failure((e as Error).message);
+  }
+  if (deepEqual(next, object)) return false;
+  request.object = next;
+  return true;
+}
+
+export function validatingWebhooks(parts: ExternalParts): Plugin {
+  const { configured, caller, handles, waits } = plugin(validatingWebhookConfigurations, parts);
+
+  async function validate(request: Request, calls: readonly Call[]): Promise<void> {
+    await loadFor(calls);
+    const facts = new Map<Kind, Facts>();
+    const wanted = calls.filter((call) => {
+      let seen = facts.get(call.as);
+      if (!seen) {
+        seen = caller.facts(request, call.as);
+        facts.set(call.as, seen);
+      }
+      return caller.wanted(call, request, seen);
+    });
+    const deadline = parts.clock.monotonic() + REQUEST_MS;
+    const results = await Promise.allSettled(
+      wanted.map((call) => caller.ask(call, request, false, deadline)),
+    );
+    for (const r of results) if (r.status === 'rejected') throw r.reason;
+  }
+
+  return {
+    name: 'ValidatingAdmissionWebhook',
+    handles,
+    waits,
+    validate(request) {
+      const calls = configured.calls(request, request.world);
+      return calls.length ? validate(request, calls) : undefined;
+    },
+  };
+}
