@@ -35,8 +35,8 @@ export interface Names {
   authorizer?: boolean;
   /** Of a policy: name → type, as far as they are known. */
   variables?: Readonly<Record<string, string>>;
-  /** The type of `object`, `oldObject` and `params` where it is known: their types by name. */
-  types?: ObjectTypes;
+  /** The types of `object`, `oldObject` and `params` where they are known, and a language that has these types. */
+  types?: Language;
   object?: string;
   paramsType?: string;
 }
@@ -60,8 +60,9 @@ export function checkingLanguage({
       ...(authorizer ? { authorizer: AUTHORIZER } : {}),
       ...(variables ? { variables: VARIABLES } : {}),
     },
-    { ...REQUEST_TYPES, ...types, ...(variables ? { [VARIABLES]: variables } : {}) },
+    { ...REQUEST_TYPES, ...(variables ? { [VARIABLES]: variables } : {}) },
     authorizer ? registerAuthorizer : undefined,
+    types,
   );
 }
 

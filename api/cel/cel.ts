@@ -223,16 +223,22 @@ export class Language {
   readonly #variables: Readonly<Record<string, string>>;
   readonly #types: ObjectTypes;
   readonly #extend: ((environment: Environment, owned: Set<string>) => void) | undefined;
+  readonly #parent: Language | undefined;
   readonly #compiled = new Map<string, Compiled>();
   #environment: Environment | undefined;
   #owned: ReadonlySet<string> = new Set();
 
-  /** `variables`: name → type in the language's words. `extend` puts more functions in. */
+  /**
+   * `variables`: name → type in the language's words. `extend` puts more functions in. What `parent` knows is known as
+   * well: types that are many are put into one that is the parent of others.
+   */
   constructor(
     variables: Readonly<Record<string, string>>,
     types: ObjectTypes = {},
     extend?: (environment: Environment, owned: Set<string>) => void,
+    parent?: Language,
   ) {
+    this.#parent = parent;
     this.#variables = variables;
     this.#types = types;
     this.#extend = extend;
@@ -250,15 +256,14 @@ export class Language {
 
   #open(): Environment {
     if (this.#environment) return this.#environment;
-    const { base, owned } = cel();
-    const environment = base.clone();
+    const environment = (this.#parent?.#open() ?? cel().base).clone();
     const names = Object.keys(this.#types);
     // Known before their fields are: they may be of each other's type.
     for (const name of names.reverse()) {
       environment.registerType(name, { fields: this.#types[name]! } as never);
       environment.registerOperator(`${name} == ${name}`, (a: unknown, b: unknown) => a === b);
     }
-    const mine = new Set(owned);
+    const mine = new Set(this.#parent?.#owned ?? cel().owned);
     this.#extend?.(environment, mine);
     for (const [name, type] of Object.entries(this.#variables)) environment.registerVariable(name, type);
     this.#owned = mine;

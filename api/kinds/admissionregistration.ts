@@ -405,7 +405,7 @@ export function* policyExpressions(
     const l = language(true);
     yield { field: `spec.variables[${i}].expression`, expression: v.expression, types: [], language: l };
     const c = l.compile(v.expression);
-    variables[v.name] = 'wrong' in c || /object\d|kubernetes\.var/.test(c.type) ? 'dyn' : c.type;
+    variables[v.name] = 'wrong' in c || c.type.includes('kubernetes.variables') ? 'dyn' : c.type;
     languages = {};
   }
   for (const [i, v] of (spec?.validations ?? []).entries()) {
