@@ -256,14 +256,14 @@ export class Language {
 
   #open(): Environment {
     if (this.#environment) return this.#environment;
-    const environment = (this.#parent?.#open() ?? cel().base).clone();
+    const environment = (this.#parent ? this.#parent.#open() : cel().base).clone();
     const names = Object.keys(this.#types);
     // Known before their fields are: they may be of each other's type.
     for (const name of names.reverse()) {
       environment.registerType(name, { fields: this.#types[name]! } as never);
       environment.registerOperator(`${name} == ${name}`, (a: unknown, b: unknown) => a === b);
     }
-    const mine = new Set(this.#parent?.#owned ?? cel().owned);
+    const mine = new Set(this.#parent ? this.#parent.#owned : cel().owned);
     this.#extend?.(environment, mine);
     for (const [name, type] of Object.entries(this.#variables)) environment.registerVariable(name, type);
     this.#owned = mine;

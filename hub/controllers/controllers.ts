@@ -8,6 +8,7 @@ import {
   pods,
   replicationControllers,
   statefulSets,
+  validatingAdmissionPolicies,
 } from '../../api/kinds/index.js';
 import type { Log } from '../../api/log.js';
 import type { Authorizer } from '../auth/attributes.js';
@@ -112,6 +113,11 @@ export class Controllers {
     if (o.quota) loops['quota'] = quotaLoop(o.quota);
     for (const [name, [kinds, load]] of Object.entries(LAZY))
       loops[name] = lazily(kinds, load, this.#loading);
+    loops['policystatus'] = lazily(
+      [validatingAdmissionPolicies as never],
+      async () => (await import('./policystatus.js')).policyStatusLoop(o.kinds),
+      this.#loading,
+    );
     const { client, informers, clock, log } = o;
     const ctx: Context = {
       client,

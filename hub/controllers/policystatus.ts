@@ -1,5 +1,8 @@
 /** Tells, in the status of a ValidatingAdmissionPolicy, which expressions do not fit the kinds that it is about. */
-import type { ExpressionWarning, ValidatingAdmissionPolicy } from 'kubernetes-types/admissionregistration/v1.js';
+import type {
+  ExpressionWarning,
+  ValidatingAdmissionPolicy,
+} from 'kubernetes-types/admissionregistration/v1.js';
 import { Language, loadCel, type ObjectTypes } from '../../api/cel/cel.js';
 import { policyExpressions, type Rule } from '../../api/kinds/admissionregistration.js';
 import { validatingAdmissionPolicies } from '../../api/kinds/index.js';
@@ -13,7 +16,12 @@ import { type Context, ifThere, type Keys, type LoopFactory, type Reconcile } fr
 const MAX_KINDS = 10;
 /** Parts of a schema beyond these may be anything. */
 const MAX_TYPES = 500;
-const SCALARS: Readonly<Record<string, string>> = { integer: 'int', number: 'double', boolean: 'bool', string: 'string' };
+const SCALARS: Readonly<Record<string, string>> = {
+  integer: 'int',
+  number: 'double',
+  boolean: 'bool',
+  string: 'string',
+};
 
 /** Types of an object by name, and the name of its own. */
 function typesOf(root: Schema, prefix: string): { types: ObjectTypes; name: string } {
@@ -38,7 +46,8 @@ function typesOf(root: Schema, prefix: string): { types: ObjectTypes; name: stri
   return { name: typeOf(root), types };
 }
 
-const wild = (list: readonly string[] | undefined): boolean => !list?.length || list.some((x) => /[*/]/.test(x));
+const wild = (list: readonly string[] | undefined): boolean =>
+  !list?.length || list.some((x) => /[*/]/.test(x));
 
 /** The kinds that a policy names one by one. */
 function kindsOf(o: ValidatingAdmissionPolicy, kinds: readonly Kind[]): Kind[] {

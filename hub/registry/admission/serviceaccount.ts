@@ -124,7 +124,7 @@ function mount(spec: PodSpec, clock: Clock): void {
   );
   if (lacking.length === 0) return;
   // A pod that was admitted once and is created again has the volume already.
-  let name = spec.volumes?.find((v) => v.name.startsWith(PREFIX))?.name;
+  let name = spec.volumes?.find((v) => v.name?.startsWith(PREFIX))?.name;
   if (name === undefined) {
     name = PREFIX;
     for (let i = 0; i < 5; i++) name += SUFFIX[Math.floor(clock.random() * SUFFIX.length)];
