@@ -201,7 +201,9 @@ interface LibraryError extends Error {
 function compileError(e: LibraryError, text: string): string {
   let summary = (e.summary ?? e.message).split('\n')[0]!.replaceAll(OWN, '');
   for (const [form, words] of WORDS) summary = summary.replace(form, words);
-  const at = e.range?.start ?? e.node?.start ?? 0;
+  const start = e.range?.start ?? e.node?.start ?? 0;
+  // cel-go points at the dot of a field.
+  const at = text[start - 1] === '.' ? start - 1 : start;
   const before = text.slice(0, at);
   const line = before.split('\n').length;
   const column = at - (before.lastIndexOf('\n') + 1);

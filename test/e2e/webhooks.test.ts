@@ -37,7 +37,7 @@ const ANSWERS: Record<string, (asked: Asked) => object | undefined> = {
   '/mute': () => undefined,
 };
 
-describe.skipIf(missing('kubectl'))('admission from outside, by kubectl', () => {
+describe.skipIf(missing('kubectl-1.36'))('admission from outside, by kubectl', () => {
   let api: ApiServer;
   let kubectl: Kubectl;
   let server: Server;
