@@ -179,10 +179,7 @@ describe('definitions of rules', () => {
 
   it.each<[object, string]>([
     [{ rule: 'self.a +' }, 'rule: Invalid value: "self.a +": compilation failed: ERROR: <input>:1:'],
-    [
-      { rule: 'self.spec.replica > 1' },
-      "undefined field 'replica'\n | self.spec.replica > 1\n | .........^",
-    ],
+    [{ rule: 'self.spec.replica > 1' }, "undefined field 'replica'\n | self.spec.replica > 1\n | .........^"],
     [{ rule: 'self.spec.items.all(i, i.nam == "")' }, "undefined field 'nam'"],
     [{ rule: 'has(self.spec.nope)' }, "undefined field 'nope'"],
     [{ rule: 'slf.spec.on' }, "undeclared reference to 'slf' (in container '')"],

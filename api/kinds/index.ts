@@ -95,12 +95,11 @@ export {
   storageClasses,
   subjectAccessReviews,
   tokenReviews,
-
-  volumeAttachments,
-  volumeAttributesClasses,
   validatingAdmissionPolicies,
   validatingAdmissionPolicyBindings,
   validatingWebhookConfigurations,
+  volumeAttachments,
+  volumeAttributesClasses,
 };
 
 /** Every kind that the API serves. A new kind is a declaration and a line here. */

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { Binding, Namespace, Pod, Service } from 'kubernetes-types/core/v1.js';
+import type { Binding, Pod, Service } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
 import { rfc3339 } from '../../api/clock.js';
 import {
