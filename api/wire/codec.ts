@@ -270,10 +270,22 @@ export const ed25519PublicKey = (raw: Uint8Array): KeyObject =>
     type: 'spki',
   });
 
+/** Exporting a key costs as much as a signature, and a hub with a thousand nodes asks at every hello. */
+const NAMES = new WeakMap<KeyObject, { spki: string; id: string }>();
+
+function names(key: KeyObject): { spki: string; id: string } {
+  let known = NAMES.get(key);
+  if (!known) {
+    const der = key.export({ type: 'spki', format: 'der' });
+    const id = createHash('sha256').update(der).digest().subarray(0, 12).toString('base64url');
+    known = { spki: der.toString('base64'), id };
+    NAMES.set(key, known);
+  }
+  return known;
+}
+
+/** A public key's SPKI in base64. */
+export const spkiOf = (key: KeyObject): string => names(key).spki;
+
 /** The name of a public key, 16 characters: base64url of the first 12 bytes of the SHA-256 of its SPKI. */
-export const keyId = (key: KeyObject): string =>
-  createHash('sha256')
-    .update(key.export({ type: 'spki', format: 'der' }))
-    .digest()
-    .subarray(0, 12)
-    .toString('base64url');
+export const keyId = (key: KeyObject): string => names(key).id;

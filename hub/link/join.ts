@@ -3,7 +3,7 @@ import { createHash, createPublicKey, type KeyObject, randomBytes, verify } from
 import type { Node, Secret } from 'kubernetes-types/core/v1.js';
 import { nodes, secrets } from '../../api/kinds/index.js';
 import { isApiError } from '../../api/meta/errors.js';
-import { Decoder, encode, keyId } from '../../api/wire/codec.js';
+import { Decoder, encode, keyId, spkiOf } from '../../api/wire/codec.js';
 import {
   agentMac,
   hubMac,
@@ -219,7 +219,7 @@ export class JoinDesk {
       if (isApiError(e, 'NotFound')) return;
       throw e;
     }
-    const spki = key.export({ type: 'spki', format: 'der' }).toString('base64');
+    const spki = spkiOf(key);
     const pinned = node.metadata?.annotations?.[KEY_ANNOTATION];
     if (!pinned || pinned === spki) return;
     if (only !== name || this.o.isLinked(name))

@@ -10,7 +10,15 @@ import { configMaps, leases, nodes } from '../../api/kinds/index.js';
 import { LINK_PREFIX, linkSettings } from '../../api/kinds/link-settings.js';
 import type { Log } from '../../api/log.js';
 import { ApiError, isApiError } from '../../api/meta/errors.js';
-import { Decoder, encode, keyId, type SealKey, signingContext, WireError } from '../../api/wire/codec.js';
+import {
+  Decoder,
+  encode,
+  keyId,
+  type SealKey,
+  signingContext,
+  spkiOf,
+  WireError,
+} from '../../api/wire/codec.js';
 import type { NodeReport } from '../../api/wire/desired.js';
 import {
   type Applied,
@@ -771,7 +779,7 @@ export class HubLink implements NodeStreams {
     }
     const facts: NodeFacts = {
       name: n.name,
-      publicKey: n.publicKey?.export({ type: 'spki', format: 'der' }).toString('base64'),
+      publicKey: n.publicKey && spkiOf(n.publicKey),
       report: n.report,
       link: n.link,
     };

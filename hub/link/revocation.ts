@@ -45,12 +45,19 @@ export interface RevocationsOptions {
 
 const pathOf = (o: { namespace: string; name: string }) => `${o.namespace}/${o.name}`;
 
+/** Reading a key costs as much as a signature: once for each version of a Node. */
+const PINNED = new WeakMap<Frozen<Node>, KeyObject>();
+
 /** The key that a Node pins; undefined when there is none that can be read. */
 export function pinnedKey(node: Frozen<Node> | undefined): KeyObject | undefined {
   const spki = node?.metadata?.annotations?.[KEY_ANNOTATION];
-  if (!spki) return undefined;
+  if (!node || !spki) return undefined;
+  const known = PINNED.get(node);
+  if (known) return known;
   try {
-    return createPublicKey({ key: Buffer.from(spki, 'base64'), format: 'der', type: 'spki' });
+    const key = createPublicKey({ key: Buffer.from(spki, 'base64'), format: 'der', type: 'spki' });
+    PINNED.set(node, key);
+    return key;
   } catch {
     return undefined;
   }

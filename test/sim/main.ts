@@ -1,4 +1,4 @@
-/** `npm run sim -- --seeds N --start S [--steps K] [--trace]`: runs seeds S … S+N-1; exits 1 at the first that fails. */
+/** `npm run sim -- --seeds N --start S [--steps K] [--devices D] [--trace]`: runs seeds S … S+N-1; exits 1 at the first that fails. */
 import { parseArgs } from 'node:util';
 import { makeKeys, simulate } from './world/world.js';
 
@@ -7,23 +7,26 @@ const { values } = parseArgs({
     seeds: { type: 'string', default: '100' },
     start: { type: 'string', default: '1' },
     steps: { type: 'string', default: '40' },
+    devices: { type: 'string', default: '0' },
     trace: { type: 'boolean', default: false },
     keep: { type: 'boolean', default: false },
   },
 });
-const [seeds, start, steps] = [values.seeds, values.start, values.steps].map((v) => {
+const numbers = [values.seeds, values.start, values.steps, values.devices].map((v) => {
   const n = Number(v);
   if (!Number.isSafeInteger(n) || n < 0) throw new Error(`not a number: ${v}`);
   return n;
-}) as [number, number, number];
+});
+const [seeds, start, steps, devices] = numbers as [number, number, number, number];
+const size = devices > 0 ? { devices } : {};
 
-const keys = await makeKeys();
+const keys = await makeKeys(devices || undefined);
 const begun = performance.now();
 let failed = 0;
 let virtualMs = 0;
 let done = 0;
 for (let seed = start; seed < start + seeds; seed++) {
-  const r = await simulate({ seed, steps, ...(values.trace ? { onTrace: console.log } : {}) }, keys);
+  const r = await simulate({ seed, steps, ...size, ...(values.trace ? { onTrace: console.log } : {}) }, keys);
   virtualMs += r.virtualMs;
   done++;
   if (r.problems.length === 0) {
@@ -35,7 +38,9 @@ for (let seed = start; seed < start + seeds; seed++) {
   if (!values.trace && !values.keep) for (const line of r.tail.slice(-60)) console.log(`  ${line}`);
   console.log(`seed ${seed} FAILED, trace ${r.hash}`);
   for (const p of r.problems) console.log(`  ${p}`);
-  console.log(`replay: npm run sim -- --start ${seed} --seeds 1 --steps ${steps} --trace`);
+  console.log(
+    `replay: npm run sim -- --start ${seed} --seeds 1 --steps ${steps}${devices > 0 ? ` --devices ${devices}` : ''} --trace`,
+  );
   if (!values.keep) break;
 }
 const seconds = (performance.now() - begun) / 1000;

@@ -41,6 +41,8 @@ export interface RunOptions {
   seed: number;
   /** Things that the user does and that go wrong; default 40. */
   steps?: number;
+  /** Default: one to four, by the seed. */
+  devices?: number;
   /** Told every line as it happens. */
   onTrace?: (line: string) => void;
 }
@@ -61,13 +63,13 @@ const SETTLED_MS = 10_000;
 /** A device without a hub runs its pods again within this after a boot. */
 const COME_BACK_MS = 3 * MINUTE;
 
-/** Certificates for all devices that a world may have. */
-export async function makeKeys(): Promise<Keys> {
+/** Certificates for as many devices as a world may have. */
+export async function makeKeys(devices = MAX_DEVICES): Promise<Keys> {
   const dir = mkdtempSync(join(tmpdir(), 'sim-pki-'));
   try {
     const pki = await createPki(dir, { localHosts: () => [] });
     const identities = [];
-    for (let i = 1; i <= MAX_DEVICES; i++) {
+    for (let i = 1; i <= devices; i++) {
       const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
       const cert = await pki.issueClientCert({ ...nodeSubject(`pi${i}`), publicKey });
       identities.push({ cert, key: privateKey.export({ type: 'pkcs8', format: 'pem' }) as string });
@@ -144,7 +146,8 @@ class World {
       trace,
     });
     const runtimeMs = this.#pick([0, 20, 300]);
-    const count = 1 + Math.floor(this.#random() * MAX_DEVICES);
+    const few = 1 + Math.floor(this.#random() * MAX_DEVICES);
+    const count = o.devices ?? few;
     for (let i = 1; i <= count; i++)
       this.devices.push(
         new SimDevice(`pi${i}`, {
@@ -279,7 +282,8 @@ class World {
   }
 
   #bounds(): void {
-    if (this.network.underway > 5000) this.problem(`${this.network.underway} messages on their way`);
+    if (this.network.underway > 5000 + 20 * this.devices.length)
+      this.problem(`${this.network.underway} messages on their way`);
     for (const d of this.devices) {
       const pods = d.running().length;
       const timers = d.agent?.timers ?? 0;
@@ -289,7 +293,7 @@ class World {
         this.problem(`outbox of ${d.name}: ${JSON.stringify(sizes)}`);
     }
     const timers = this.hub.process?.timers ?? 0;
-    if (timers > 2000) this.problem(`the hub holds ${timers} timers`);
+    if (timers > 2000 + 20 * this.devices.length) this.problem(`the hub holds ${timers} timers`);
   }
 
   // --- time ---------------------------------------------------------------------------------------------------------
@@ -297,7 +301,8 @@ class World {
   /** Lets everything happen that needs no time. */
   #settle = async (): Promise<void> => {
     let quiet = 0;
-    for (let i = 0; i < MAX_TURNS && quiet < 2; i++) {
+    const most = MAX_TURNS + 200 * this.devices.length;
+    for (let i = 0; i < most && quiet < 2; i++) {
       const before = this.#activity();
       await new Promise<void>((resolve) => setImmediate(resolve));
       quiet = this.#activity() === before ? quiet + 1 : 0;
