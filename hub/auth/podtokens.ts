@@ -4,7 +4,7 @@
  * nothing is kept anywhere.
  */
 import { createHash } from 'node:crypto';
-import type { Node, Pod, PodSpec, ServiceAccount } from 'kubernetes-types/core/v1.js';
+import type { Pod, PodSpec } from 'kubernetes-types/core/v1.js';
 import { type PodTokens, tokenName } from '../../api/wire/desired.js';
 import type { Frozen } from '../client.js';
 import { claimsOf, ISSUER, lifeOf, type Tokens } from './tokens.js';
@@ -41,27 +41,27 @@ export function spanOf(uid: string, name: string, created: number, life: number,
   return { from, until: from + length };
 }
 
+/** Whom a pod's tokens name besides it. Small, since there is one for each pod. */
+export interface Holder {
+  account: { namespace: string; name: string; uid: string };
+  node?: { name: string; uid: string };
+}
+
 export class PodTokenSource {
   constructor(private readonly tokens: Pick<Tokens, 'kid' | 'signature'>) {}
 
   /**
-   * What a pod's tokens say now, and until when that is so (Unix ms). Undefined when its volumes ask for none. `sign`
-   * makes the tokens themselves.
+   * What a pod's tokens say at a time (Unix ms), and until when that is so. Undefined when its volumes ask for none.
    */
   of(
     pod: Frozen<Pod>,
-    account: Frozen<ServiceAccount>,
-    node: Frozen<Node> | undefined,
+    holder: Holder,
     now: number,
-  ): { claims: Record<string, object>; until: number; sign(): PodTokens } | undefined {
+  ): { claims: Record<string, object>; until: number } | undefined {
     const wanted = tokensWanted(pod.spec);
     if (wanted.size === 0) return undefined;
-    const { namespace = '', name = '', uid = '', creationTimestamp } = pod.metadata ?? {};
-    const ref = (o: { metadata?: { readonly name?: string; readonly uid?: string } }) => ({
-      name: o.metadata?.name ?? '',
-      uid: o.metadata?.uid ?? '',
-    });
-    const bound = { pod: { name, uid }, ...(node ? { node: ref(node) } : {}) };
+    const { name = '', uid = '', creationTimestamp } = pod.metadata ?? {};
+    const bound = { pod: { name, uid }, ...(holder.node ? { node: holder.node } : {}) };
     const created = Math.floor(Date.parse(creationTimestamp ?? '') / 1000) || 0;
     const claims: Record<string, object> = {};
     let until = Number.POSITIVE_INFINITY;
@@ -70,19 +70,24 @@ export class PodTokenSource {
       const span = spanOf(uid, key, created, lifeOf(grant), now / 1000);
       until = Math.min(until, span.until * 1000);
       const id = uuid(`${uid} ${key} ${span.from}`);
-      claims[key] = claimsOf(account, bound, { ...grant, issuedAt: span.from, id });
+      claims[key] = claimsOf(holder.account, bound, { ...grant, issuedAt: span.from, id });
     }
-    const { kid } = this.tokens;
+    return { claims, until };
+  }
+
+  get kid(): string {
+    return this.tokens.kid;
+  }
+
+  /** The same, signed. */
+  sign(pod: Frozen<Pod>, holder: Holder, now: number): PodTokens {
+    const { namespace = '', name = '', uid = '' } = pod.metadata ?? {};
+    const { claims = {} } = this.of(pod, holder, now) ?? {};
+    const signed = Object.entries(claims).map(([key, c]) => [key, { c, s: this.tokens.signature(c) }]);
     return {
-      claims: { kid: { kid }, ...claims },
-      until,
-      sign: () => ({
-        metadata: { namespace, name, uid },
-        kid,
-        tokens: Object.fromEntries(
-          Object.entries(claims).map(([key, c]) => [key, { c, s: this.tokens.signature(c) }]),
-        ),
-      }),
+      metadata: { namespace, name, uid },
+      kid: this.kid,
+      tokens: Object.fromEntries(signed) as PodTokens['tokens'],
     };
   }
 }

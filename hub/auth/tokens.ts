@@ -155,7 +155,8 @@ export class Tokens {
     const audiences = spec.audiences?.length ? spec.audiences : [ISSUER];
     const now = Math.floor(this.o.clock.now() / 1000);
     const bound = this.#bound(namespace, name, spec.boundObjectRef);
-    const claims = claimsOf(account, bound, { audiences, seconds, issuedAt: now, id: randomUUID() });
+    const of = { namespace, name, uid: account.metadata!.uid! };
+    const claims = claimsOf(of, bound, { audiences, seconds, issuedAt: now, id: randomUUID() });
     return {
       ...request,
       metadata: { name, namespace, creationTimestamp: rfc3339(now * 1000) },
@@ -359,11 +360,11 @@ export class Tokens {
 
 /** What a token says, of an account, what it is bound to, and the time. Pure. */
 export function claimsOf(
-  account: Frozen<ServiceAccount>,
+  account: { namespace: string; name: string; uid: string },
   bound: Partial<Claims['kubernetes.io']>,
   grant: Grant,
 ): Claims {
-  const { namespace = '', name = '', uid = '' } = account.metadata ?? {};
+  const { namespace, name, uid } = account;
   const { audiences, seconds, issuedAt, id } = grant;
   const life = bound.pod ? lifeOf(grant) : seconds;
   return {

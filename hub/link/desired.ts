@@ -8,7 +8,7 @@ import { apiVersionOf, type Kind } from '../../api/kinds/kind.js';
 import { linkAnnotations } from '../../api/kinds/link-settings.js';
 import type { KubeObject, ObjectMeta } from '../../api/meta/object.js';
 import { canonical, type Item, type ItemKind, type Items, itemKey } from '../../api/wire/set.js';
-import type { PodTokenSource } from '../auth/podtokens.js';
+import type { Holder, PodTokenSource } from '../auth/podtokens.js';
 import type { Frozen } from '../client.js';
 import type { Informer, Informers } from '../informer.js';
 
@@ -74,12 +74,27 @@ export function strip(
   return out as KubeObject;
 }
 
-/** The tokens of a pod; `object` signs them anew each time. */
-interface TokenItem extends Item {
-  /** The account and the node that they name. */
-  of: string;
-  /** Unix ms. */
-  until: number;
+/** The tokens of a pod: made when they are sent, since every pod of the cluster has one of these. */
+class TokenItem implements Item {
+  constructor(
+    private readonly source: PodTokenSource,
+    private readonly pod: Frozen<Pod>,
+    private readonly holder: Holder,
+    /** When this was the token to have, and until when it is (Unix ms). */
+    private readonly at: number,
+    readonly until: number,
+    readonly hash: string,
+  ) {}
+
+  /** Whether it names these. */
+  of(account: string, node: string | undefined): boolean {
+    return this.holder.account.uid === account && this.holder.node?.uid === node;
+  }
+
+  /** Signed anew each time. */
+  get object(): KubeObject {
+    return this.source.sign(this.pod, this.holder, this.at) as KubeObject;
+  }
 }
 
 /** Nodes' desired sets, and whom a change concerns. Reads the informers' caches and holds no copies of its own. */
@@ -194,20 +209,21 @@ export class DesiredSets {
       | Frozen<ServiceAccount>
       | undefined;
     if (!account) return undefined;
-    const node = this.#nodes.get(pod.spec?.nodeName ?? '');
-    const of = `${account.metadata?.uid} ${node?.metadata?.uid}`;
+    const accountUid = account.metadata?.uid ?? '';
+    const node = this.#nodes.get(pod.spec?.nodeName ?? '')?.metadata;
     const known = this.#tokens.get(pod);
-    if (known && known.of === of && now < known.until) return known;
-    const made = this.tokens.of(pod, account, node, now);
-    if (!made) return undefined;
-    const item = {
-      of,
-      until: made.until,
-      hash: this.#hash(made.claims),
-      get object() {
-        return made.sign() as KubeObject;
-      },
+    if (known && known.of(accountUid, node?.uid) && now < known.until) return known;
+    const holder: Holder = {
+      account: { namespace, name: account.metadata?.name ?? '', uid: accountUid },
+      ...(node ? { node: { name: node.name ?? '', uid: node.uid ?? '' } } : {}),
     };
+    const made = this.tokens.of(pod, holder, now);
+    if (!made) return undefined;
+    const hash = this.#hash({ kid: this.tokens.kid, claims: made.claims });
+    // Not the pod itself, of which each report makes another.
+    const { name, uid, creationTimestamp } = pod.metadata ?? {};
+    const bare = { metadata: { namespace, name, uid, creationTimestamp }, spec: pod.spec } as Frozen<Pod>;
+    const item = new TokenItem(this.tokens, bare, holder, now, made.until, hash);
     this.#tokens.set(pod, item);
     return item;
   }
