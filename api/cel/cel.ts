@@ -259,10 +259,9 @@ export class Language {
   #open(): Environment {
     if (this.#environment) return this.#environment;
     const environment = (this.#parent ? this.#parent.#open() : cel().base).clone();
-    const names = Object.keys(this.#types);
-    // Known before their fields are: they may be of each other's type.
-    for (const name of names.reverse()) {
-      environment.registerType(name, { fields: this.#types[name]! } as never);
+    for (const [name, fields] of Object.entries(this.#types)) {
+      // A class that nothing is of: such types are for checking, and may be of each other.
+      environment.registerType(name, { ctor: class {}, fields });
       environment.registerOperator(`${name} == ${name}`, (a: unknown, b: unknown) => a === b);
     }
     const mine = new Set(this.#parent ? this.#parent.#owned : cel().owned);
