@@ -36,4 +36,13 @@ describe('simulation', () => {
     }
     console.log(`${seed - 1} seeds`);
   }, 300_000);
+
+  it('holds them for a fleet of a hundred devices', async () => {
+    const { problems, tail } = await simulate({ seed: 7, devices: 100, steps: 8 }, await makeKeys(100));
+    if (problems.length > 0)
+      expect.fail(
+        `${problems.join('\n')}\n\n${tail.slice(-40).join('\n')}\n\n` +
+          'replay: npm run sim -- --start 7 --seeds 1 --steps 8 --devices 100 --trace',
+      );
+  }, 300_000);
 });
