@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import type { StatefulSet } from 'kubernetes-types/apps/v1.js';
 import { describe, expect, it } from 'vitest';
-import { controllerRevisions, pods, statefulSets } from '../../api/kinds/index.js';
+import { controllerRevisions, persistentVolumeClaims, pods, statefulSets } from '../../api/kinds/index.js';
 import { silentLog } from '../../api/log.js';
 import { Informers } from '../informer.js';
 import { Cluster, type ClusterOptions } from '../testing/cluster.js';
@@ -271,6 +271,32 @@ describe('StatefulSets', () => {
     const d = await cluster({ fate }, stateful({ podManagementPolicy: 'Parallel' }));
     await d.until('all there', async () => (await names(d)).length === 3);
     await d.stop();
+  });
+
+  it('claims outlive pods, and go when their policy says so', async () => {
+    const spec = {
+      volumeClaimTemplates: [
+        {
+          metadata: { name: 'data' },
+          spec: { accessModes: ['ReadWriteOnce'], resources: { requests: { storage: '1Gi' } } },
+        },
+      ],
+      persistentVolumeClaimRetentionPolicy: { whenScaled: 'Delete', whenDeleted: 'Retain' },
+    };
+    const c = await new Cluster({ nodes: 0 }).start();
+    await c.client.create(statefulSets, stateful({ ...spec, podManagementPolicy: 'Parallel' }));
+    const claims = async () =>
+      (await c.list(persistentVolumeClaims))
+        .filter((x) => !x.metadata!.deletionTimestamp)
+        .map((x) => x.metadata!.name)
+        .sort();
+    await c.until('claims', async () => (await claims()).join() === 'data-db-0,data-db-1,data-db-2');
+    await c.client.patch(statefulSets, KEY, { spec: { replicas: 1 } });
+    await c.until('one left', async () => (await claims()).join() === 'data-db-0');
+    await c.client.delete(statefulSets, KEY, { propagationPolicy: 'Background' });
+    await c.until('no pods', async () => (await c.list(pods)).length === 0);
+    expect(await claims()).toEqual(['data-db-0']);
+    await c.stop();
   });
 
   it('a broken version of a parallel set can be left', async () => {
