@@ -4,6 +4,8 @@ import {
   cronJobs,
   daemonSets,
   jobs,
+  persistentVolumeClaims,
+  persistentVolumes,
   podDisruptionBudgets,
   pods,
   replicationControllers,
@@ -80,6 +82,10 @@ const LAZY: Readonly<Record<string, Lazy>> = {
   ],
   jobttl: [[jobs as never], async () => (await import('./job.js')).jobTtlLoop],
   statefulset: [[statefulSets as never], async () => (await import('./statefulset.js')).statefulSetLoop],
+  volumes: [
+    [persistentVolumeClaims as never, persistentVolumes as never],
+    async () => (await import('./volumes.js')).volumesLoop,
+  ],
 };
 
 /** All control loops of the hub. */

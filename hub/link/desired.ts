@@ -1,9 +1,27 @@
 /** What each node must have, computed from the store's objects. */
 import { createHmac } from 'node:crypto';
-import type { ConfigMap, Node, Pod, PodSpec, Secret, ServiceAccount } from 'kubernetes-types/core/v1.js';
+import type {
+  ConfigMap,
+  Node,
+  PersistentVolume,
+  PersistentVolumeClaim,
+  Pod,
+  PodSpec,
+  Secret,
+  ServiceAccount,
+} from 'kubernetes-types/core/v1.js';
 import type { RuntimeClass } from 'kubernetes-types/node/v1.js';
 import type { Clock } from '../../api/clock.js';
-import { configMaps, nodes, pods, runtimeClasses, secrets, serviceAccounts } from '../../api/kinds/index.js';
+import {
+  configMaps,
+  nodes,
+  persistentVolumeClaims,
+  persistentVolumes,
+  pods,
+  runtimeClasses,
+  secrets,
+  serviceAccounts,
+} from '../../api/kinds/index.js';
 import { apiVersionOf, type Kind } from '../../api/kinds/kind.js';
 import { linkAnnotations } from '../../api/kinds/link-settings.js';
 import type { KubeObject, ObjectMeta } from '../../api/meta/object.js';
@@ -11,6 +29,7 @@ import { canonical, type Item, type ItemKind, type Items, itemKey } from '../../
 import type { Holder, PodTokenSource } from '../auth/podtokens.js';
 import type { Frozen } from '../client.js';
 import type { Informer, Informers } from '../informer.js';
+import { claimNames, isBound, resolveClaims } from '../volumes.js';
 
 const LAST_APPLIED = 'kubectl.kubernetes.io/last-applied-configuration';
 
@@ -102,6 +121,8 @@ export class DesiredSets {
   readonly #pods: Informer<Pod>;
   readonly #nodes: Informer<Node>;
   readonly #lookup: { readonly [K in Exclude<ItemKind, 'p' | 't' | 'n'>]: Informer<KubeObject> };
+  readonly #claims: Informer<PersistentVolumeClaim>;
+  readonly #volumes: Informer<PersistentVolume>;
   readonly #items = new WeakMap<object, Item>();
   /** Of pods with tokens: the item, and what it was made of. */
   readonly #tokens = new WeakMap<object, TokenItem>();
@@ -133,6 +154,11 @@ export class DesiredSets {
       const nodes = new Set([now?.spec?.nodeName, before?.spec?.nodeName]);
       for (const n of nodes) if (n) changed(n);
     });
+    this.#volumes = informers.of(persistentVolumes);
+    this.#claims = informers.of(persistentVolumeClaims);
+    this.#claims.onChange((key) => {
+      for (const n of this.#wantedBy.get(`claim/${key}`) ?? []) changed(n);
+    });
     const watch = <T extends KubeObject>(kind: ItemKind, of: Kind<T>): Informer<KubeObject> => {
       const informer = informers.of(of) as unknown as Informer<KubeObject>;
       informer.onChange((_key, now, before) => {
@@ -151,7 +177,7 @@ export class DesiredSets {
 
   /** The newest revision that went into any set. */
   get revision(): number {
-    const all = [this.#pods, this.#nodes, ...Object.values(this.#lookup)];
+    const all = [this.#pods, this.#nodes, this.#claims, this.#volumes, ...Object.values(this.#lookup)];
     return Math.max(...all.map((i) => Number(i.revision) || 0));
   }
 
@@ -174,7 +200,7 @@ export class DesiredSets {
       const namespace = pod.metadata?.namespace ?? '';
       items.set(
         itemKey('p', { metadata: { namespace, name: pod.metadata?.name ?? '' } }),
-        this.#item('p', pod, pods),
+        this.#podItem(pod, wants),
       );
       const refs = referencesOf(pod.spec);
       for (const name of refs.c) want('c', namespace, name);
@@ -192,6 +218,20 @@ export class DesiredSets {
     this.#remember(node, wants);
     this.#renew(node, renewAt - now);
     return items;
+  }
+
+  /** A pod, with paths of volumes in the place of claims: what stands behind a claim is the hub's to know. */
+  #podItem(pod: Frozen<Pod>, wants: Set<string>): Item {
+    const names = claimNames(pod);
+    if (names.length === 0) return this.#item('p', pod, pods);
+    const { namespace = '', name = '' } = pod.metadata ?? {};
+    for (const c of names) wants.add(`claim/${namespace}/${c}`);
+    const spec = resolveClaims(pod.spec!, name, (claim) => {
+      const c = this.#claims.get(`${namespace}/${claim}`);
+      return c && isBound(c) ? this.#volumes.get(c.spec!.volumeName!) : undefined;
+    });
+    const object = strip('p', { ...pod, spec } as Frozen<Pod>, pods);
+    return { hash: this.#hash(object), object };
   }
 
   /** The node's link settings, when it has any: a node without costs nothing. */

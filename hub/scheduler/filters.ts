@@ -118,6 +118,8 @@ export const FILTERS = {
     return reasons.length ? reasons : undefined;
   },
 
+  VolumeBinding: (w, node) => w.pod.volumes?.(node),
+
   PodTopologySpread: (w, node) => w.topology.spread(node),
   InterPodAffinity: (w, node) => w.topology.affinity(node),
 } satisfies Record<string, Filter>;

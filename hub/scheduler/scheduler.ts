@@ -9,6 +9,7 @@ import { noteDisruption } from '../controllers/podgc.js';
 import { EventRecorder } from '../events.js';
 import type { Informer, Informers } from '../informer.js';
 import { WorkQueue } from '../queue.js';
+import { Claims } from './claims.js';
 import { decide, type Refusal } from './decide.js';
 import type { FilterName } from './filters.js';
 import { preempt } from './preempt.js';
@@ -37,6 +38,8 @@ const HELPED_BY_ROOM = new Set<FilterName>([
   'PodTopologySpread',
   'InterPodAffinity',
 ]);
+/** What a change of claims and volumes can help against. */
+const HELPED_BY_VOLUMES = new Set<FilterName>(['VolumeBinding']);
 /** What a newly placed pod can help against. */
 const HELPED_BY_COMPANY = new Set<FilterName>(['PodTopologySpread', 'InterPodAffinity']);
 
@@ -56,6 +59,7 @@ export class Scheduler {
   readonly #queue: WorkQueue;
   readonly #events: EventRecorder;
   readonly #name: string;
+  readonly #claims: Claims;
   /** Pods that fit nowhere as far as we know. */
   readonly #waiting = new Map<string, Waiting>();
   readonly #binding = new Set<Promise<void>>();
@@ -74,6 +78,9 @@ export class Scheduler {
       this.#ledger.setNode(name, now);
       this.#wake(() => true);
     });
+    this.#claims = new Claims(o.client, o.informers, () =>
+      this.#wake((filters) => overlap(filters, HELPED_BY_VOLUMES)),
+    );
     o.informers.of(runtimeClasses).onChange(() => this.#wake(() => true));
   }
 
@@ -157,8 +164,21 @@ export class Scheduler {
       await this.#note(pod, 'SchedulingGated', 'Scheduling is blocked due to non-empty scheduling gates');
       return;
     }
-    const info = this.#info(pod);
+    const claims = this.#claims.of(pod);
+    if (claims && 'refusal' in claims) {
+      const there = [...this.#ledger.nodes.values()].filter((n) => n.node).length;
+      this.#wait(key, HELPED_BY_VOLUMES);
+      await this.#note(pod, 'Unschedulable', `0/${there} nodes are available: ${claims.refusal}.`);
+      return;
+    }
+    const info = { ...this.#info(pod), ...(claims ? { volumes: claims.objection } : {}) };
     const decision = decide(info, this.#runtimeClass(pod), this.#ledger, this.#from++);
+    if ('node' in decision && claims?.delayed.length) {
+      // Looked at again when they are bound.
+      this.#wait(key, HELPED_BY_VOLUMES);
+      await this.#claims.select(claims.delayed, decision.node);
+      return;
+    }
     if ('node' in decision) {
       this.#waiting.delete(key);
       this.#ledger.assume(info, decision.node);
@@ -168,13 +188,17 @@ export class Scheduler {
       return;
     }
     const { message, filters } = decision.refusal;
+    this.#wait(key, filters);
+    const nominated = await this.#preempt(info);
+    await this.#note(pod, 'Unschedulable', message, nominated);
+  }
+
+  #wait(key: string, filters: Refusal['filters']): void {
     this.#waiting.set(key, {
       filters,
       tries: (this.#waiting.get(key)?.tries ?? 0) + 1,
       triedAt: this.o.clock.monotonic(),
     });
-    const nominated = await this.#preempt(info);
-    await this.#note(pod, 'Unschedulable', message, nominated);
   }
 
   /** Makes room for a pod that fits nowhere, if those in its way matter less. Returns the node that it is to have then, null for none. */

@@ -23,6 +23,8 @@ export interface PodInfo {
   readonly ports: readonly HostPort[];
   /** uid of the controlling owner, or ''. */
   readonly owner: string;
+  /** Why its claims keep it from a node; absent: it has none. */
+  readonly volumes?: (node: NodeInfo) => string | undefined;
 }
 
 export function podInfo(pod: Frozen<Pod>, runtimeClass?: Frozen<RuntimeClass>): PodInfo {
