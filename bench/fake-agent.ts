@@ -11,8 +11,11 @@ export const pause = (ms: number) => new Promise((r) => setTimeout(r, ms));
 export class Meter {
   up = 0;
   down = 0;
+  /** Connections so far. */
+  accepted = 0;
   readonly #sockets = new Set<Socket>();
   readonly #server = createServer((near) => {
+    this.accepted++;
     const far = connect(this.to, '127.0.0.1');
     near.setNoDelay(true);
     far.setNoDelay(true);

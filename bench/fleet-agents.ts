@@ -83,9 +83,10 @@ process.on('message', async (o: Order) => {
         }),
       );
     } else if (o.order === 'cut') {
+      const again = meter.accepted + links.length;
       meter.cut();
-      // Each must have noticed; the first ones are back before the last has.
-      for (let still = links; still.length > 0; await pause(1)) still = still.filter((l) => l.connected);
+      // Each has noticed once it is back; the first ones are back before the last has.
+      while (meter.accepted < again) await pause(5);
     }
     process.send!(stats());
   } catch (e) {
