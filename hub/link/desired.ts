@@ -124,7 +124,7 @@ export class DesiredSets {
   readonly #claims: Informer<PersistentVolumeClaim>;
   readonly #volumes: Informer<PersistentVolume>;
   readonly #items = new WeakMap<object, Item>();
-  /** Of pods with tokens: the item, and what it was made of. */
+  /** Of pods with tokens, by their spec, which stays the same object through all reports of their status. */
   readonly #tokens = new WeakMap<object, TokenItem>();
   /** Node to the end of the timer that waits for its tokens to be renewed. */
   readonly #renewals = new Map<string, () => void>();
@@ -243,7 +243,7 @@ export class DesiredSets {
   }
 
   #tokensOf(pod: Frozen<Pod>, now: number): TokenItem | undefined {
-    if (!this.tokens || TERMINAL.has(pod.status?.phase ?? '')) return undefined;
+    if (!this.tokens || !pod.spec || TERMINAL.has(pod.status?.phase ?? '')) return undefined;
     const { namespace = '' } = pod.metadata ?? {};
     const account = this.#lookup.a.get(`${namespace}/${pod.spec?.serviceAccountName || 'default'}`) as
       | Frozen<ServiceAccount>
@@ -251,7 +251,7 @@ export class DesiredSets {
     if (!account) return undefined;
     const accountUid = account.metadata?.uid ?? '';
     const node = this.#nodes.get(pod.spec?.nodeName ?? '')?.metadata;
-    const known = this.#tokens.get(pod);
+    const known = this.#tokens.get(pod.spec);
     if (known && known.of(accountUid, node?.uid) && now < known.until) return known;
     const holder: Holder = {
       account: { namespace, name: account.metadata?.name ?? '', uid: accountUid },
@@ -264,7 +264,7 @@ export class DesiredSets {
     const { name, uid, creationTimestamp } = pod.metadata ?? {};
     const bare = { metadata: { namespace, name, uid, creationTimestamp }, spec: pod.spec } as Frozen<Pod>;
     const item = new TokenItem(this.tokens, bare, holder, now, made.until, hash);
-    this.#tokens.set(pod, item);
+    this.#tokens.set(pod.spec, item);
     return item;
   }
 
