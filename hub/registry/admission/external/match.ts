@@ -121,7 +121,8 @@ export function namespaceOf({
 /** An object in another version of its kind. A copy: whoever gets it may change it. */
 export function asVersion<T extends Frozen<AnyObject> | undefined>(o: T, from: Kind, to: Kind): T {
   if (!o || from === to || !to.custom) return o;
-  return deepCopy(to.custom.view(o as AnyObject)) as T;
+  // What it is given is frozen and kept.
+  return deepCopy(to.custom.view(deepCopy(o) as AnyObject)) as T;
 }
 
 /** Group, version and kind of what a request carries: a subresource has a body of its own kind. */

@@ -4,7 +4,7 @@ import { createServer, type Server } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { systemClock } from '../../../../api/clock.js';
 import {
   configMaps,
@@ -21,6 +21,7 @@ import type { AnyObject } from '../../../../api/meta/object.js';
 import { createPki } from '../../../pki/pki.js';
 import { MemoryStore } from '../../../store/memory.js';
 import { PATCH_TYPES, type RequestContext } from '../../api.js';
+import { CustomDefinitions } from '../../custom/definitions.js';
 import { Registry, stampResourceVersion } from '../../registry.js';
 
 const K = (k: unknown) => k as Kind;
@@ -415,6 +416,112 @@ describe('validating webhooks', () => {
     );
     expect((await make('m')).metadata?.labels).toMatchObject({ old: 'x' });
     expect(asked[0]![1].apiVersion).toBe('admission.k8s.io/v1beta1');
+  });
+});
+
+describe('webhooks of custom kinds', () => {
+  it('are asked in the version that they know', async () => {
+    const definitions = new CustomDefinitions({
+      client: registry.client(),
+      table: registry,
+      clock: systemClock,
+      log: silentLog,
+    });
+    await definitions.start();
+    try {
+      const schema = { openAPIV3Schema: { type: 'object', 'x-kubernetes-preserve-unknown-fields': true } };
+      await registry.create(ctx(), K(customResourceDefinitions), undefined, {
+        metadata: { name: 'lamps.example.com' },
+        spec: {
+          group: 'example.com',
+          scope: 'Namespaced',
+          names: { plural: 'lamps', kind: 'Lamp' },
+          versions: ['v1', 'v1beta1'].map((name) => ({
+            name,
+            served: true,
+            storage: name === 'v1',
+            schema: structuredClone(schema),
+          })),
+        },
+      });
+      await vi.waitFor(() => expect(registry.kindFor('example.com', 'v1', 'lamps')).toBeDefined());
+      const rules = [
+        { operations: ['*'], apiGroups: ['example.com'], apiVersions: ['v1beta1'], resources: ['lamps'] },
+      ];
+      await mutating(
+        'a',
+        hook('equivalent', () => patch({ op: 'add', path: '/spec', value: { on: true } }), { rules }),
+        hook('exact', () => ({ allowed: false }), { rules, matchPolicy: 'Exact' }),
+      );
+      const lamp = await registry.create(ctx(), registry.kindFor('example.com', 'v1', 'lamps')!, 'default', {
+        apiVersion: 'example.com/v1',
+        kind: 'Lamp',
+        metadata: { name: 'a' },
+      });
+      expect(lamp).toMatchObject({ apiVersion: 'example.com/v1', spec: { on: true } });
+      expect(
+        asked.map(([path, { request: r }]) => [path, r.kind, r.requestKind, r.object?.apiVersion]),
+      ).toEqual([
+        [
+          '/equivalent',
+          { group: 'example.com', version: 'v1beta1', kind: 'Lamp' },
+          { group: 'example.com', version: 'v1', kind: 'Lamp' },
+          'example.com/v1beta1',
+        ],
+      ]);
+    } finally {
+      await definitions.stop();
+    }
+  });
+});
+
+describe('webhooks behind a Service', () => {
+  const service = (name: string, more: object = {}) =>
+    registry.create(ctx(), registry.kindFor('', 'v1', 'services')!, 'default', {
+      metadata: { name },
+      spec: { selector: { app: name }, ports: [{ port: 443, targetPort: 'https' }], ...more },
+    });
+  const w = (name: string, port = 443) =>
+    hook('w', () => ({ allowed: true }), {
+      clientConfig: { service: { namespace: 'default', name, port }, caBundle },
+    });
+
+  it('are found by its ready pods, and checked under its name', async () => {
+    const port = Number(new URL(url).port);
+    await service('web');
+    await validating('a', w('web'));
+    const why = (text: string) =>
+      `500 Internal error occurred: failed calling webhook "w.example.com": failed to call webhook: Post "https://web.default.svc:443/?timeout=10s": ${text}`;
+    expect(await refusal(make('m'))).toBe(why('no endpoints available for service "web"'));
+    const key = { namespace: 'default', name: 'p' };
+    await registry.create(ctx(), K(pods), 'default', {
+      metadata: { name: 'p', labels: { app: 'web' } },
+      spec: { containers: [{ name: 'a', image: 'b', ports: [{ name: 'https', containerPort: port }] }] },
+    });
+    await registry.patch(
+      ctx(),
+      K(pods),
+      key,
+      PATCH_TYPES.merge,
+      {
+        status: {
+          podIP: '127.0.0.1',
+          podIPs: [{ ip: '127.0.0.1' }],
+          conditions: [{ type: 'Ready', status: 'True' }],
+        },
+      },
+      'status',
+    );
+    // It is reached; its certificate is of another name.
+    expect(await refusal(make('m'))).toBe(
+      why('tls: failed to verify certificate: x509: certificate is not valid for web.default.svc'),
+    );
+  });
+
+  it('need a port that the Service has', async () => {
+    await service('web');
+    await validating('a', w('web', 444));
+    expect(await refusal(make('m'))).toContain('no service port 444 found for service "web"');
   });
 });
 

@@ -18,7 +18,7 @@ import type { Frozen } from '../../../client.js';
 import { jsonPatch } from '../../patch.js';
 import { forbidden, type Plugin, type Request, type Target, type World } from '../plugin.js';
 import { conditionsHold, Facts } from './conditions.js';
-import { type Criteria, isExempt, matchedKind, selected } from './match.js';
+import { asVersion, type Criteria, isExempt, matchedKind, selected } from './match.js';
 import { callProblem, denial, readAnswer, reviewBody, reviewVersion, type Verdict } from './review.js';
 import { resolveService } from './service.js';
 import { type Endpoint, post } from './transport.js';
@@ -304,7 +304,7 @@ function applyPatch(request: Request, { hook, as }: Call, patch: readonly unknow
     );
   let next: AnyObject;
   try {
-    const from = as === kind ? object : as.custom!.view(object);
+    const from = asVersion(object, kind, as);
     next = jsonPatch(deepCopy(from) as Record<string, unknown>, patch) as AnyObject;
     if (next.kind !== from.kind || next.apiVersion !== from.apiVersion)
       throw new Error(`the patch makes it a ${String(next.apiVersion)} ${String(next.kind)}`.slice(0, 256));
