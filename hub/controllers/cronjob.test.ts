@@ -136,6 +136,14 @@ describe('CronJobs', () => {
     expect(await running('Replace')).toMatchObject({ active: 1, jobs: 1 });
   });
 
+  it('a date that no year has is told of', async () => {
+    const c = await cluster({}, cron({ schedule: '59 23 31 2 *' }));
+    await c.run(MINUTE);
+    expect(await reasons(c)).toContain('InvalidSchedule');
+    expect(await c.list(jobs)).toEqual([]);
+    await c.stop();
+  });
+
   it('a hub that was off, and a suspension, are made up for once', async () => {
     const c = await cluster(
       { fate: () => 'succeeds' },

@@ -202,6 +202,12 @@ export function cronJobLoop(ctx: Context, keys: Keys): Reconcile {
     const last =
       Date.parse(status.lastScheduleTime ?? '') || Date.parse(c.metadata?.creationTimestamp ?? '') || now;
     const { due, missed, next } = dueNow(times, last, now, spec.startingDeadlineSeconds);
+    if (due === undefined && next === undefined) {
+      // A date that no year has, such as the 31st of February; Kubernetes finds out by the distance between two times.
+      const why = 'time difference between two schedules is less than 1 second';
+      tell(c, 'Warning', 'InvalidSchedule', `invalid schedule: ${spec.schedule} : ${why}`);
+      return undefined;
+    }
     const wait = next === undefined ? LOOK_AGAIN_MS : Math.min(LOOK_AGAIN_MS, Math.max(1, next - now));
     if (due === undefined) return wait;
     if (missed > MANY_MISSED)
