@@ -1,0 +1,79 @@
+/** What the hub knows of one node's link. Kept in memory only: all of it can be asked for again. */
+import type { KeyObject } from 'node:crypto';
+import type { Clock } from '../../api/clock.js';
+import type { Decoder, SealKey } from '../../api/wire/codec.js';
+import type { NodeReport } from '../../api/wire/desired.js';
+import type { Held } from '../../api/wire/set.js';
+import type { EventRecorder } from '../events.js';
+import { NodeStreamTable } from './streams.js';
+
+export interface Session {
+  id: string;
+  connection: string;
+  epoch: string;
+  sealers: Record<'d' | 's/d', SealKey>;
+  decoders: Record<'u' | 's/u', Decoder>;
+  key: KeyObject;
+  /** When it last said anything, by the monotonic clock. */
+  heardAt: number;
+  renewed: boolean;
+}
+
+/** Written by desired-sync.ts alone. */
+export interface SyncState {
+  /** Undefined while the agent's set is not known. */
+  held: Held | undefined;
+  generation: number;
+  inflight: { result: Held; digest: string; cancel: () => void } | undefined;
+  retries: number;
+  dirty: boolean;
+  cancelFlush: (() => void) | undefined;
+}
+
+/** Written by intake.ts alone. Reports taken in, by key (`''` the node's own, else a pod's uid): numbers within `epoch`. */
+export interface IntakeState {
+  epoch: string | undefined;
+  /** The agent knows that this hub wants all of them. */
+  asked: boolean;
+  stored: Map<string, number>;
+  latest: Map<string, number>;
+  batches: Set<number>;
+}
+
+export interface NodeLink {
+  readonly name: string;
+  session: Session | undefined;
+  link: 'up' | 'down';
+  cancelDown: (() => void) | undefined;
+  publicKey: KeyObject | undefined;
+  report: NodeReport | undefined;
+  /** A hello may make the Node object; a report alone may not, so that a deleted Node stays deleted until then. */
+  mayRegister: boolean;
+  leaseAt: number | undefined;
+  readonly intake: IntakeState;
+  readonly sync: SyncState;
+  readonly streams: NodeStreamTable;
+  readonly events: EventRecorder;
+}
+
+export const newNodeLink = (name: string, clock: Clock, events: EventRecorder): NodeLink => ({
+  name,
+  session: undefined,
+  link: 'up',
+  cancelDown: undefined,
+  publicKey: undefined,
+  report: undefined,
+  mayRegister: false,
+  leaseAt: undefined,
+  intake: { epoch: undefined, asked: false, stored: new Map(), latest: new Map(), batches: new Set() },
+  sync: {
+    held: undefined,
+    generation: 0,
+    inflight: undefined,
+    retries: 0,
+    dirty: false,
+    cancelFlush: undefined,
+  },
+  streams: new NodeStreamTable(name, clock),
+  events,
+});
