@@ -11,6 +11,8 @@ import { certificateSigningRequests } from './csr.js';
 import { controllerRevisions, daemonSets } from './daemonset.js';
 import { endpointSlices, endpoints } from './endpoints.js';
 import { events, newEvents } from './event.js';
+import { horizontalPodAutoscalers } from './hpa.js';
+import { horizontalPodAutoscalersV1 } from './hpa-v1.js';
 import { jobs } from './job.js';
 import type { Kind } from './kind.js';
 import { leases } from './lease.js';
@@ -62,6 +64,8 @@ export {
   endpointSlices,
   endpoints,
   events,
+  horizontalPodAutoscalers,
+  horizontalPodAutoscalersV1,
   ingressClasses,
   ingresses,
   jobs,
@@ -125,6 +129,8 @@ export const allKinds: readonly Kind[] = [
   daemonSets,
   statefulSets,
   controllerRevisions,
+  horizontalPodAutoscalers,
+  horizontalPodAutoscalersV1,
   podDisruptionBudgets,
   replicationControllers,
   podTemplates,

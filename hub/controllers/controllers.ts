@@ -3,6 +3,7 @@ import type { Clock } from '../../api/clock.js';
 import {
   cronJobs,
   daemonSets,
+  horizontalPodAutoscalers,
   jobs,
   persistentVolumeClaims,
   persistentVolumes,
@@ -76,6 +77,7 @@ const LAZY: Readonly<Record<string, Lazy>> = {
   ],
   cronjob: [[cronJobs as never], async () => (await import('./cronjob.js')).cronJobLoop],
   disruption: [[podDisruptionBudgets as never], async () => (await import('./disruption.js')).disruptionLoop],
+  hpa: [[horizontalPodAutoscalers as never], async () => (await import('./hpa.js')).hpaLoop],
   replicationcontroller: [
     [replicationControllers as never],
     async () => (await import('./replicaset.js')).replicationControllerLoop,

@@ -116,6 +116,16 @@ describe.skipIf(missing('kubectl-1.36'))('workloads', () => {
     await eventually('two pods', async () => /old\s+2\s+2\s+2/.test(await k('get', 'rc', 'old')), {
       context,
     });
+    await k('autoscale', 'rc/old', '--min=1', '--max=3');
+    await eventually(
+      'the autoscaler',
+      async () =>
+        /ReplicationController\/old\s+cpu: <unknown>\/80%\s+1\s+3\s+2/.test(await k('get', 'hpa', 'old')),
+      { context },
+    );
+    expect(
+      await k('get', 'horizontalpodautoscalers.v1.autoscaling', 'old', '-o', 'jsonpath={.spec}'),
+    ).toContain('"targetCPUUtilizationPercentage":80');
     await k('create', 'pdb', 'old', '--selector=app=old', '--min-available=2');
     await eventually('the budget', async () => /old\s+2\s+N\/A\s+0/.test(await k('get', 'pdb', 'old')), {
       context,
