@@ -12,8 +12,6 @@ import type { AnyObject } from '../../api/meta/object.js';
 import type { Frozen } from '../client.js';
 import { type Context, errorText, ifThere, type Keys, type Reconcile } from './loop.js';
 
-type Hpa = Frozen<HorizontalPodAutoscaler>;
-
 /** Kubernetes' period. */
 const PERIOD_MS = 15_000;
 
