@@ -75,6 +75,18 @@ describe('documents', () => {
     );
   });
 
+  it('counts requests for Prometheus', async () => {
+    await t.call('/api/v1/namespaces/default/pods/nobody');
+    const reply = await t.call('/metrics');
+    expect(reply.headers['content-type']).toMatch(/^text\/plain; version=0\.0\.4/);
+    expect(reply.text).toMatch(
+      /^apiserver_request_total\{code="404",group="",resource="pods",subresource="",verb="GET",version="v1"\} \d+$/m,
+    );
+    for (const line of reply.text.trim().split('\n'))
+      expect(line).toMatch(/^(# (HELP|TYPE) \w+ .+|\w+(\{(\w+="[^"]*",?)+\})? [\d.]+)$/);
+    expect((await t.call('/metrics', { user: ANONYMOUS })).status).toBe(403);
+  });
+
   it('tells version and health', async () => {
     expect((await t.call('/version')).json()).toMatchObject({
       major: '1',

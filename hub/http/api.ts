@@ -23,6 +23,7 @@ import {
   textReply,
   untilRead,
 } from './message.js';
+import { Metrics } from './metrics.js';
 import { negotiate } from './negotiate.js';
 import { OpenApi } from './openapi.js';
 import { timeoutOf } from './params.js';
@@ -77,6 +78,7 @@ interface Served {
 /** The API as a function from request to reply: authorization, routing, verbs. Knows nothing of sockets. */
 export class Api {
   readonly #backend: Backend;
+  readonly #metrics = new Metrics();
   readonly #fairness: Fairness;
   #served: Served | undefined;
 
@@ -185,8 +187,14 @@ export class Api {
     this.#demand(req, attributes);
     call.demand = (verb) => this.#demand(req, { ...attributes, verb });
     const run = async () => {
-      const reply = await call.run(this.#backend, call, req);
-      return kind.deprecation ? warn(reply, [kind.deprecation]) : reply;
+      try {
+        const reply = await call.run(this.#backend, call, req);
+        this.#metrics.count(kind, call.verb, subresource, reply.status);
+        return kind.deprecation ? warn(reply, [kind.deprecation]) : reply;
+      } catch (e) {
+        this.#metrics.count(kind, call.verb, subresource, asApiError(e).code);
+        throw e;
+      }
     };
     if (!call.longRunning) return this.#limited(req, query, run);
 
@@ -230,6 +238,11 @@ export class Api {
     if (segments[0] === 'openapi') {
       if (!get) throw methodNotAllowed();
       return this.#now.openapi.reply(path, req.headers);
+    }
+    if (path === '/metrics') {
+      if (!get) throw methodNotAllowed();
+      const { registry, version, clock } = this.options;
+      return this.#metrics.reply(registry.kinds, version, clock.now());
     }
     const document = this.#now.documents.get(path);
     if (document === undefined) {

@@ -165,6 +165,7 @@ export const indexDocument = (kinds: readonly Kind[], checks: readonly string[])
           kinds.flatMap((k) => (k.group ? [`/apis/${k.group}`, `/apis/${apiVersionOf(k)}`] : ['/api/v1'])),
         ),
         ...['/healthz', '/livez', '/readyz'].flatMap((p) => [p, ...checks.map((c) => `${p}/${c}`)]),
+        '/metrics',
         '/openapi/v2',
         '/openapi/v3',
         '/version',
