@@ -344,6 +344,24 @@ describe('update', () => {
 });
 
 describe('patch', () => {
+  it.each([
+    [
+      PATCH_TYPES.strategic,
+      'patch: Invalid value: "map[metadata:map[labels:invalid]]": cannot restore map from string',
+    ],
+    [
+      PATCH_TYPES.merge,
+      'json: cannot unmarshal string into Go struct field ObjectMeta.metadata.labels of type map[string]string',
+    ],
+  ])('of a wrong type by %s is refused in the words of its kind', async (type, message) => {
+    await registry.create(ctx(), K(pods), 'default', pod('web'));
+    const key = { namespace: 'default', name: 'web' };
+    const e = await failure(() =>
+      registry.patch(ctx(), K(pods), key, type, { metadata: { labels: 'invalid' } }),
+    );
+    expect(e).toMatchObject({ code: 422, message: expect.stringContaining(message) });
+  });
+
   it('answers 415 to what it does not speak', async () => {
     await make({ metadata: { name: 'c' } }, configMaps);
     const e = await failure(() => registry.patch(ctx(), K(configMaps), key('c'), PATCH_TYPES.apply, {}));

@@ -72,6 +72,7 @@ import {
   type Write,
 } from './managed.js';
 import { jsonPatch, mergePatch, strategicMergePatch } from './patch.js';
+import { patchError, strictPatchError } from './patch-errors.js';
 import { SCALE_SCHEMA, scaleOf, setScale } from './scale.js';
 import { firstAddress, ServiceAddresses, serviceNetwork } from './service-addresses.js';
 import { problemsOf } from './typed.js';
@@ -549,15 +550,18 @@ export class Registry implements RegistryVerbs {
         'UnsupportedMediaType',
         `the body of the request was in an unknown format - accepted media types include: ${[...Object.keys(apply), PATCH_TYPES.apply].join(', ')}`,
       );
-    const strictError = (texts: string[]) =>
-      invalidObject({ kind: '', group: '' }, '', [
-        invalid('patch', JSON.stringify(body), `strict decoding error: ${texts.join(', ')}`),
-      ]);
     const home = storedKind(kind);
     const now = await this.#change(ctx, home, key, subresource, 'PatchOptions', (current) => {
       const view = subresource === 'scale' ? scaleOf(home, current) : shown(kind, current);
       const patched = run(deepCopy(view) as Plain);
-      const wanted = this.#decode(ctx, kind, patched, subresource, strictError);
+      let wanted: AnyObject;
+      try {
+        wanted = this.#decode(ctx, kind, patched, subresource, (texts) =>
+          strictPatchError(type, body, patched, texts),
+        );
+      } catch (e) {
+        throw patchError(type, body, patched, e);
+      }
       return { wanted: subresource === 'scale' ? wanted : this.#kept(kind, wanted, current) };
     });
     return subresource === 'scale' ? now : shown(kind, now);
