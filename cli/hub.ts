@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { systemClock } from '../api/clock.js';
 import { parseBrokerUrl } from '../hub/link/external.js';
 import { Hub, type HubOptions } from '../hub/main.js';
+import { serviceNetwork } from '../hub/registry/service-addresses.js';
 import {
   defaultDataDir,
   describeFlags,
@@ -32,6 +33,10 @@ export const HUB_FLAGS: Record<string, Flag> = {
     value: 'NAMES',
     help: 'admission plugins to leave out, separated by commas, e.g. ServiceAccount',
   },
+  'service-cluster-ip-range': {
+    value: 'CIDR',
+    help: 'where Services get their addresses from (default 10.96.0.0/16)',
+  },
   store: { value: 'KIND', default: 'nedb', help: 'nedb (on disk) or memory (lost at exit)' },
 };
 
@@ -45,8 +50,10 @@ export function hubOptions(flags: Flags): HubOptions {
       `--store ${store} is not available: this version has nedb (one machine) and memory (for trials)`,
     );
   const broker = flags.text('broker');
+  const network = flags.text('service-cluster-ip-range');
   try {
     if (broker !== undefined) parseBrokerUrl(broker);
+    if (network !== undefined) serviceNetwork(network);
   } catch (e) {
     throw new UsageError((e as Error).message);
   }
@@ -58,6 +65,7 @@ export function hubOptions(flags: Flags): HubOptions {
     lastPorts: { api: Number(remembered['api-port'] ?? 0), mqtt: Number(remembered['mqtt-port'] ?? 0) },
     broker,
     store,
+    serviceNetwork: network,
     disabledAdmission: (flags.text('disable-admission-plugins') ?? '').split(',').filter(Boolean),
     clock: systemClock,
     log: createLogger({ name: 'hub' }),

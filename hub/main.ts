@@ -44,6 +44,8 @@ export interface HubOptions {
   /** `mqtts://host[:port]` of an external broker; absent: the embedded one. */
   broker?: string;
   store: 'nedb' | 'memory';
+  /** Where Services get their addresses from; absent: 10.96.0.0/16. */
+  serviceNetwork?: string;
   /** Admission plugins that are left out, by Kubernetes' names. */
   disabledAdmission?: readonly string[];
   clock: Clock;
@@ -119,8 +121,14 @@ export class Hub {
     this.#running.push({ stop: () => store.close() });
 
     const pki = await createPki(dataDir, { hosts: [at], clock, log: log.child({ room: 'pki' }) });
-    const { disabledAdmission } = this.options;
-    const registry = new Registry({ store, clock, log: log.child({ room: 'registry' }), disabledAdmission });
+    const { disabledAdmission, serviceNetwork } = this.options;
+    const registry = new Registry({
+      store,
+      clock,
+      log: log.child({ room: 'registry' }),
+      disabledAdmission,
+      serviceNetwork,
+    });
     await registry.bootstrap();
     const client = registry.client();
     // Before anything serves or watches kinds.

@@ -200,8 +200,14 @@ const FORCE: Parameter = {
 };
 const PRETTY: Parameter = { name: 'pretty', description: 'Indents the answer.' };
 const SELECTORS: readonly Parameter[] = [
-  { name: 'labelSelector', description: 'Restricts to objects whose labels match.' },
-  { name: 'fieldSelector', description: 'Restricts to objects whose fields match.' },
+  {
+    name: 'labelSelector',
+    description: 'Restricts the list of returned objects to those whose labels match.',
+  },
+  {
+    name: 'fieldSelector',
+    description: 'Restricts the list of returned objects to those whose fields match.',
+  },
 ];
 const LIST: readonly Parameter[] = [
   {
@@ -226,7 +232,11 @@ const LIST: readonly Parameter[] = [
     type: 'boolean',
   },
   { name: 'timeoutSeconds', description: 'Ends a watch after this long.', type: 'integer' },
-  { name: 'watch', description: 'Streams changes instead of listing.', type: 'boolean' },
+  {
+    name: 'watch',
+    description: 'Watch for changes to the described resources instead of listing them.',
+    type: 'boolean',
+  },
 ];
 const DELETE: readonly Parameter[] = [
   DRY_RUN,
