@@ -360,6 +360,7 @@ export class AgentLink implements Reporter, PullGate {
 
   /** Frames are handed over in one go: those of two messages must not mix. */
   async #send(channel: Channel & ('u' | 's/u'), type: number, body: unknown): Promise<void> {
+    this.meter.check();
     const c = this.#connection;
     const sealer = this.#session?.sealed?.sealers[channel];
     const unproven = type === TYPE.hello || type === TYPE.bye;
@@ -415,6 +416,7 @@ export class AgentLink implements Reporter, PullGate {
   // --- messages -----------------------------------------------------------------------------------------------------
 
   #message(topic: string, payload: Uint8Array): void {
+    this.meter.check();
     const { node } = this.#o.identity;
     if (!this.#connection) return;
     const session = this.#session;
