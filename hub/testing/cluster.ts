@@ -180,15 +180,20 @@ class Kubelet {
   }
 
   start(): Promise<void> {
-    const known = this.#informers.of(nodes);
-    this.#informers.of(pods).onChange((_, now) => {
-      if (!now?.spec?.nodeName || !known.get(now.spec.nodeName)) return;
-      const { uid } = now.metadata!;
-      const stage = now.metadata!.deletionTimestamp ? `end ${uid}` : `start ${uid}`;
+    const all = this.#informers.of(pods);
+    const look = (p: Frozen<Pod>) => {
+      if (!p.spec?.nodeName || !known.get(p.spec.nodeName)) return;
+      const { uid } = p.metadata!;
+      const stage = p.metadata!.deletionTimestamp ? `end ${uid}` : `start ${uid}`;
       if (this.#seen.has(stage)) return;
       this.#seen.add(stage);
-      const act = now.metadata!.deletionTimestamp ? () => this.#end(now) : () => this.#begin(now);
+      const act = p.metadata!.deletionTimestamp ? () => this.#end(p) : () => this.#begin(p);
       this.clock.after(this.random() * 2000, () => void act().catch(ignoreGone));
+    };
+    all.onChange((_, now) => now && look(now));
+    // A node that was away is told all that is its when it comes back.
+    const known = this.#informers.of(nodes).onChange((name, now, before) => {
+      if (now && !before) for (const p of all.values()) if (p.spec?.nodeName === name) look(p);
     });
     return this.#informers.start();
   }
