@@ -212,20 +212,29 @@ describe.skipIf(missing(...DEVICE_PARTS))('volumes', () => {
       ['CharDevice', 'block', 'a character device'],
       ['BlockDevice', 'file', 'a block device'],
     ];
+    const wrongPod = ([type, path]: (typeof WRONG)[number], i: number) =>
+      pod(RUNTIMES[i % 2]!, `wrong-${i}`, ...mounted(at(path), type), [['ls', '/h']]);
+    const told = ([, path, called]: (typeof WRONG)[number], i: number) =>
+      d.described(
+        `wrong-${i}-${RUNTIMES[i % 2]}`,
+        `MountVolume.SetUp failed for volume "h" : hostPath type check failed: ${at(path)} is not ${called}`,
+      );
+
+    it('of a path that is not there leaves the pod waiting until it is', async () => {
+      // Alone and first: the longer a pod has waited, the more rarely its device looks.
+      const lacks = ['Directory', 'absent', 'a directory'] satisfies (typeof WRONG)[number];
+      await apply(wrongPod(lacks, 1));
+      await told(lacks, 1);
+      mkdirSync(at('absent'));
+      await d.phase('wrong-1-wasm', 'Succeeded');
+      await d.delete('wrong-1-wasm');
+    });
+
     it('of the wrong type leaves the pod waiting, and says what is there and should be', async () => {
-      const of = ([type, path]: (typeof WRONG)[number], i: number) =>
-        pod(RUNTIMES[i % 2]!, `wrong-${i}`, ...mounted(at(path), type), [['ls', '/h']]);
-      await apply(...WRONG.map(of));
-      for (const [i, [, path, called]] of WRONG.entries())
-        await d.described(
-          `wrong-${i}-${RUNTIMES[i % 2]}`,
-          `MountVolume.SetUp failed for volume "h" : hostPath type check failed: ${at(path)} is not ${called}`,
-        );
+      await apply(...WRONG.map(wrongPod));
+      for (const [i, wrong] of WRONG.entries()) await told(wrong, i);
       expect(await d.k('get', 'pods')).toMatch(/wrong-0-oci\s+0\/1\s+ContainerCreating/);
       expect(existsSync(at('nothing'))).toBe(false);
-      // What was missing appears: the pod goes on by itself.
-      mkdirSync(at('nothing'));
-      await d.phase('wrong-1-wasm', 'Succeeded');
       await d.delete(...WRONG.map((_, i) => `wrong-${i}-${RUNTIMES[i % 2]}`));
     });
 
@@ -417,6 +426,50 @@ describe.skipIf(missing(...DEVICE_PARTS))('volumes', () => {
       await d.until('the new label in the file', () => readFileSync(file, 'utf8').includes('tier="core"'));
     }
     await remove('about');
+  });
+
+  it('a claim is what its volume is, and outlives its pods', async () => {
+    const path = join(d.dir, 'disk');
+    const accessModes = ['ReadWriteOnce'];
+    const storage = '1Mi';
+    const claimed = (runtime: Runtime, name: string, commands: Command[]) =>
+      pod(
+        runtime,
+        name,
+        [{ name: 'v', persistentVolumeClaim: { claimName: 'data' } }],
+        [{ name: 'v', mountPath: '/v' }],
+        commands,
+      );
+    await apply(claimed('oci', 'writes', [['write', '/v/note', 'kept']]));
+    await d.described('writes-oci', 'persistentvolumeclaim "data" not found');
+    await apply(
+      {
+        apiVersion: 'v1',
+        kind: 'PersistentVolumeClaim',
+        metadata: { name: 'data' },
+        spec: { accessModes, storageClassName: '', resources: { requests: { storage } } },
+      },
+      {
+        apiVersion: 'v1',
+        kind: 'PersistentVolume',
+        metadata: { name: 'disk' },
+        spec: { accessModes, capacity: { storage }, hostPath: { path, type: 'DirectoryOrCreate' } },
+      },
+    );
+    await d.phase('writes-oci', 'Succeeded');
+    expect(readFileSync(join(path, 'note'), 'utf8')).toBe('kept\n');
+    await d.delete('writes-oci');
+    // Another runtime, the same disk.
+    await apply(claimed('wasm', 'reads', [['cat', '/v/note'], SLEEP]));
+    await d.says('reads-wasm', /^kept$/m);
+    // In use, it stays.
+    await d.k('delete', 'pvc', 'data', '--wait=false');
+    expect((await d.k.json('get', 'pvc', 'data')).status.phase).toBe('Bound');
+    await d.delete('reads-wasm');
+    await d.until('the claim to go', async () => (await d.k('get', 'pvc')) === '');
+    await d.until('the volume to be free', async () => /\sReleased\s/.test(await d.k('get', 'pv', 'disk')));
+    await d.k('delete', 'pv', 'disk');
+    expect(readFileSync(join(path, 'note'), 'utf8')).toBe('kept\n');
   });
 
   it('a kind of volume that no device has is named', async () => {
