@@ -242,6 +242,19 @@ describe('dry run', () => {
 });
 
 describe('update', () => {
+  it('takes the resourceVersion 0 for none', async () => {
+    await registry.create(ctx(), K(pods), 'default', pod('web'));
+    const metadata = { name: 'web', labels: { a: 'b' }, resourceVersion: '0' };
+    const current = deepCopy(registry.get(ctx(), K(pods), { namespace: 'default', name: 'web' })) as object;
+    const now = await registry.update(
+      ctx(),
+      K(pods),
+      { namespace: 'default', name: 'web' },
+      { ...current, metadata },
+    );
+    expect(now.metadata).toMatchObject({ labels: { a: 'b' } });
+  });
+
   it('compares and swaps', async () => {
     const o = await make({ metadata: { name: 'c' }, data: { a: '1' } }, configMaps);
     await registry.update(ctx(), K(configMaps), key('c'), { ...thaw(o), data: { a: '2' } });

@@ -90,6 +90,12 @@ const MAX_GENERATED_BASE = 58;
 const MODIFIED =
   'the object has been modified; please apply your changes to the latest version and try again';
 
+const NO_VERSION: FieldError = {
+  type: 'Invalid',
+  field: 'metadata.resourceVersion',
+  message: 'Invalid value: 0x0: must be specified for an update',
+};
+
 type Plain = Record<string, unknown>;
 
 /** Metadata of an object on its way into the store: only the registry writes what is read-only to everybody else. */
@@ -506,11 +512,16 @@ export class Registry implements RegistryVerbs {
         `the name of the object (${meta.name}) does not match the name on the URL (${key.name})`,
       );
     const home = storedKind(kind);
+    // As in Kubernetes, 0 is none.
+    if (meta?.resourceVersion === '0') delete metaOf(o).resourceVersion;
     const pinned = meta?.resourceVersion;
+    const needsVersion = kind.custom && ctx.fieldManager !== undefined && subresource !== 'scale';
     const wanted = (current: AnyObject) => (subresource === 'scale' ? o : this.#kept(kind, o, current));
     try {
       const now = await this.#change(ctx, home, key, subresource, 'UpdateOptions', (current, attempt) => {
         if (attempt > 1 && pinned) throw conflict(kind.plural, key.name, MODIFIED, kind.group);
+        if (!pinned && needsVersion)
+          throw invalidObject({ kind: kind.plural, group: kind.group }, key.name, [NO_VERSION]);
         return { wanted: wanted(current) };
       });
       return subresource === 'scale' ? now : shown(kind, now);
