@@ -180,7 +180,7 @@ for (const minor of ['1.32', '1.36'] as const) {
       };
       const misspelt = await k.run(['create', '-f', '-'], ruled({ rule: 'self.replica < 3' }));
       expect(misspelt.stderr).toContain(
-        "compilation failed: ERROR: <input>:1:6: undefined field 'replica'\n | self.replica < 3\n | .....^",
+        "compilation failed: ERROR: <input>:1:5: undefined field 'replica'\n | self.replica < 3\n | ....^",
       );
       const rules = [
         { rule: 'self.color != "red" || self.replicas < 3', message: 'red is for few' },
