@@ -25,6 +25,7 @@ import { EmbeddedBroker } from './link/embedded.js';
 import { ExternalBus } from './link/external.js';
 import { HubLink } from './link/link.js';
 import { Revocations } from './link/revocation.js';
+import { prepareIssuer } from './pki/issuer.js';
 import { createPki } from './pki/pki.js';
 import { CustomDefinitions } from './registry/custom/definitions.js';
 import { Registry, stampResourceVersion } from './registry/registry.js';
@@ -221,7 +222,7 @@ export class Hub {
       quota: registry.quota,
       caPem: pki.caPem,
       api: { host: at, port: http.port, clusterIP: registry.apiClusterIP },
-      certificates: { authorizer, sign: pki.signRequest },
+      certificates: { authorizer, sign: pki.signRequest, prepare: prepareIssuer },
       tokenForSecret: (account, secret) => tokens.forSecret(account, secret),
     });
     await this.#run(link);

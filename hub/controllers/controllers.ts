@@ -52,7 +52,7 @@ export interface ControllersOptions {
   /** The API's CA, for the ConfigMap `kube-root-ca.crt` of every namespace. */
   caPem: string;
   /** Signs what CertificateSigningRequests ask for; without it they wait for a signer of somebody else's. */
-  certificates?: { authorizer: Authorizer; sign: SignRequest };
+  certificates?: { authorizer: Authorizer; sign: SignRequest; prepare?: () => void };
   /** Makes tokens for Secrets of ServiceAccounts; without it these stay empty. */
   tokenForSecret?: TokenForSecret;
   /** What quotas come to; without it nobody writes their status. */
@@ -114,7 +114,13 @@ export class Controllers {
       endpoints: endpointsLoop,
       ...(o.api ? { 'kubernetes-service': kubernetesServiceLoop(o.api) } : {}),
       ...(o.certificates
-        ? { certificates: certificatesLoop(o.certificates.authorizer, o.certificates.sign) }
+        ? {
+            certificates: certificatesLoop(
+              o.certificates.authorizer,
+              o.certificates.sign,
+              o.certificates.prepare,
+            ),
+          }
         : {}),
     };
     if (o.tokenForSecret) loops['accounttokens'] = accountTokensLoop(o.caPem, o.tokenForSecret);

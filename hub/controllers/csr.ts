@@ -131,7 +131,10 @@ export function removeAt(o: Request): number | undefined {
   return known.length ? Math.min(...known) : undefined;
 }
 
-export function certificatesLoop(authorizer: Authorizer, sign: SignRequest) {
+/** Who asks usually approves at once: for so long after a request, in ms, signing is prepared for. */
+const SOON_MS = 5_000;
+
+export function certificatesLoop(authorizer: Authorizer, sign: SignRequest, prepare = () => {}) {
   return ({ client, informers, clock, log }: Context, keys: Keys): Reconcile => {
     const all = informers.of(requests).onChange((name, now) => {
       if (now) keys.add(name);
@@ -163,6 +166,7 @@ export function certificatesLoop(authorizer: Authorizer, sign: SignRequest) {
           await ifThere(
             client.patch(requests, certain, condition('Approved', 'AutoApproved', why), 'approval'),
           );
+        else if (clock.now() - Date.parse(o.metadata?.creationTimestamp ?? '') < SOON_MS) prepare();
         return wait;
       }
       const problem = problemWith(o);

@@ -52,6 +52,14 @@ function rest(c: ChildProcess): void {
   idle.unref();
 }
 
+/** Starts the process ahead of a job that is about to come. */
+export function prepareIssuer(): void {
+  if (fromSource || waiting.size > 0) return;
+  clearTimeout(idle);
+  child ??= start();
+  rest(child);
+}
+
 /** The certificate, PEM. */
 export async function issueCertificate(job: Job): Promise<string> {
   if (fromSource) return (await import('./issue.js')).issue(job);
