@@ -21,6 +21,9 @@ declare -A PACKAGES=(
   [xz-utils]=/usr/bin/xz
   [gpgv]=/usr/bin/gpgv
   [curl]=/usr/bin/curl
+  [openssl]=/usr/bin/openssl
+  [perl-base]=/usr/bin/perl
+  [git]=/usr/bin/git
   [ca-certificates]=/etc/ssl/certs/ca-certificates.crt
 )
 lacking=()

@@ -57,6 +57,26 @@ describe('reading', () => {
     expect(await read({ limitBytes: 9 })).toBe('abcdef\ngh');
   });
 
+  it('ends where the log ended when it was asked for; only followers see what is written meanwhile', async () => {
+    const before = 5000;
+    for (const follow of [false, true]) {
+      writeFileSync(file, Array.from({ length: before }, (_, i) => line(`${i}`)).join(''));
+      const lines = readLog(
+        { path: file, running: () => false },
+        { tailLines: before - 1, follow },
+        systemClock,
+        never,
+      );
+      let text = '';
+      for await (const block of lines) {
+        if (text === '') appendFileSync(file, line('late'));
+        text += Buffer.from(block).toString('utf8');
+      }
+      expect(text.startsWith('1\n2\n')).toBe(true);
+      expect(text.trimEnd().split('\n')).toHaveLength(before - (follow ? 0 : 1));
+    }
+  });
+
   it('the last n lines are the last n lines, across rotated files and blocks', async () => {
     await fc.assert(
       fc.asyncProperty(

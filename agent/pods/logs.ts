@@ -56,14 +56,16 @@ export async function* readLog(
         else if (f) files.push(f);
       }
       if (current) files.push(current);
+      // What is written from now on is for those who follow: a tail of two lines has two.
+      const sizes = await Promise.all(files.map(async (f) => (await f.stat()).size));
       const start =
         options.tailLines === undefined
           ? { file: 0, offset: 0 }
-          : await tailStart(files, Math.max(0, options.tailLines));
+          : await tailStart(files, sizes, Math.max(0, options.tailLines));
       for (let i = start.file; i < files.length; i++) {
         const f = files[i]!;
         let at = i === start.file ? start.offset : 0;
-        for await (const block of blocks(f, at)) {
+        for await (const block of blocks(f, at, sizes[i]!)) {
           if (signal.aborted) return;
           at += block.length;
           const out = format.add(block);
@@ -73,7 +75,7 @@ export async function* readLog(
         if (f === current) offset = at;
       }
       // A tail that needs nothing of the current file follows from its end.
-      if (current && start.file >= files.length) offset = (await current.stat()).size;
+      if (current && start.file >= files.length) offset = sizes.at(-1)!;
     } finally {
       for (const f of files) if (f !== current) await f.close();
     }
@@ -152,10 +154,10 @@ async function replaced(f: FileHandle, path: string): Promise<boolean> {
   return there !== undefined && there.ino !== own.ino;
 }
 
-async function* blocks(f: FileHandle, from: number): AsyncGenerator<Buffer> {
-  let at = from;
-  for (;;) {
-    const { bytesRead, buffer } = await f.read(Buffer.allocUnsafe(BLOCK), 0, BLOCK, at);
+async function* blocks(f: FileHandle, from: number, to = Number.POSITIVE_INFINITY): AsyncGenerator<Buffer> {
+  for (let at = from; at < to; ) {
+    const length = Math.min(BLOCK, to - at);
+    const { bytesRead, buffer } = await f.read(Buffer.allocUnsafe(length), 0, length, at);
     if (bytesRead === 0) return;
     at += bytesRead;
     yield buffer.subarray(0, bytesRead);
@@ -163,12 +165,16 @@ async function* blocks(f: FileHandle, from: number): AsyncGenerator<Buffer> {
 }
 
 /** Where the last n lines begin, read backwards from the end. */
-async function tailStart(files: FileHandle[], n: number): Promise<{ file: number; offset: number }> {
+async function tailStart(
+  files: readonly FileHandle[],
+  sizes: readonly number[],
+  n: number,
+): Promise<{ file: number; offset: number }> {
   if (n === 0) return { file: files.length, offset: 0 };
   let wanted = n;
   for (let i = files.length - 1; i >= 0; i--) {
     const f = files[i]!;
-    const { size } = await f.stat();
+    const size = sizes[i]!;
     for (let end = size; end > 0; ) {
       const from = Math.max(0, end - BLOCK);
       const { buffer, bytesRead } = await f.read(Buffer.allocUnsafe(end - from), 0, end - from, from);

@@ -27,7 +27,7 @@ const refused = await core.listNamespacedSecret({ namespace }).then(() => 'nothi
 console.log('secrets:', refused);
 `;
 
-describe.skipIf(missing(...DEVICE_PARTS, 'kubectl-1.32'))('access to the API', () => {
+describe.skipIf(missing(...DEVICE_PARTS, 'kubectl-1.32', 'openssl'))('access to the API', () => {
   let d: Device;
   beforeAll(async () => {
     // Containers have a network of their own: the hub must be where they can reach it.

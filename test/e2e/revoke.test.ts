@@ -79,8 +79,9 @@ const wasmPod = (name: string, node: string) => ({
   },
 });
 
+const lacks = (external: boolean) => missing('kubectl-1.36', ...(external ? (['mosquitto'] as const) : []));
 for (const external of [false, true])
-  describe.skipIf(external && missing('mosquitto'))(external ? 'mosquitto' : 'embedded broker', () => {
+  describe.skipIf(lacks(external))(external ? 'mosquitto' : 'embedded broker', () => {
     let hub: TestHub;
     let k: Kubectl;
     let broker: Awaited<ReturnType<typeof startMosquitto>> | undefined;

@@ -1,8 +1,10 @@
 /** Services and volumes with real kubectl against a real hub. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { missing } from './support/needs.js';
 import { eventually, type Kubectl, remove, TestHub } from './support/system.js';
 
-describe.each(['1.32', '1.36'] as const)('kubectl %s', (minor) => {
+const lacks = missing('kubectl-1.32', 'kubectl-1.36');
+describe.skipIf(lacks).each(['1.32', '1.36'] as const)('kubectl %s', (minor) => {
   let hub: TestHub;
   let k: Kubectl;
   beforeAll(async () => {
