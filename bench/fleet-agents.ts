@@ -36,7 +36,9 @@ const links: AgentLink[] = [];
 async function patientJoin(dataDir: string, nodeName: string): Promise<Identity> {
   for (;;) {
     try {
-      return await join({ dataDir, token: through, nodeName, log: silentLog });
+      const identity = await join({ dataDir, token: through, nodeName, log: silentLog });
+      // The hub names its own address, too; only the proxy counts and cuts.
+      return { ...identity, addresses: [`127.0.0.1:${port}`] };
     } catch (e) {
       if (!(e instanceof JoinError && e.reason === 'busy')) throw e;
       await pause(1000);

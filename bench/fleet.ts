@@ -19,7 +19,7 @@ const POINTS = [
 /** The hub's memory and time with nothing to do are looked at for this long: one keep-alive of every node, at least. */
 const IDLE_MS = 90_000;
 /** Before that: garbage is collected when it is quiet. */
-const SETTLE_MS = 30_000;
+const SETTLE_MS = 20_000;
 const PODS_PER_DEPLOYMENT = 500;
 
 class Fleet {
