@@ -8,7 +8,7 @@ import type { Kind } from '../api/kinds/kind.js';
 import type { Log } from '../api/log.js';
 import { version } from '../api/version.js';
 import { RbacAuthorizer } from './auth/authorizer.js';
-import { bootstrapRbac } from './auth/bootstrap.js';
+import { bootstrapNamespaceRbac, bootstrapRbac } from './auth/bootstrap.js';
 import { publishClusterInfo } from './auth/clusterinfo.js';
 import { accessGuard } from './auth/guard.js';
 import { PodTokenSource } from './auth/podtokens.js';
@@ -140,6 +140,7 @@ export class Hub {
     this.#running.push({ stop: () => informers.stop() });
 
     await bootstrapRbac(client);
+    await bootstrapNamespaceRbac(client);
     const authorizer = new RbacAuthorizer(informers);
     registry.guards.push(accessGuard(authorizer));
     registry.authorizer = authorizer;

@@ -1,5 +1,6 @@
 import type { LimitRange, LimitRangeItem } from 'kubernetes-types/core/v1.js';
 import { duplicate, forbidden, invalid, required } from '../meta/field-errors.js';
+import { own } from '../meta/json.js';
 import { qualifiedName } from '../meta/names.js';
 import { compareQuantity, parseQuantity } from '../meta/quantity.js';
 import { column, nameColumn } from './columns.js';
@@ -49,10 +50,10 @@ function validateItem(item: LimitRangeItem, at: string): FieldError[] {
 /** How the amounts of one resource stand to each other. */
 function validateAmounts(item: LimitRangeItem, name: string, at: string): FieldError[] {
   const errors: FieldError[] = [];
-  const { min, max } = { min: item.min?.[name], max: item.max?.[name] };
+  const { min, max } = { min: own(item.min, name), max: own(item.max, name) };
   const [limit, request] =
-    item.type === 'Pod' ? [undefined, undefined] : [item.default?.[name], item.defaultRequest?.[name]];
-  const ratio = item.maxLimitRequestRatio?.[name];
+    item.type === 'Pod' ? [undefined, undefined] : [own(item.default, name), own(item.defaultRequest, name)];
+  const ratio = own(item.maxLimitRequestRatio, name);
   type Amount = string | undefined;
   const ordered = (
     list: string,

@@ -7,6 +7,10 @@ export function setOwn(o: object, key: string, value: unknown): void {
   else (o as Record<string, unknown>)[key] = value;
 }
 
+/** The own member of that name: `constructor` and its like are in every object, and clients may say any name. */
+export const own = <T>(o: Readonly<Record<string, T>> | undefined, key: string): T | undefined =>
+  o && Object.hasOwn(o, key) ? o[key] : undefined;
+
 /** True for `{}`-like JSON objects; false for arrays and null. */
 export const isPlainObject = (v: unknown): v is Record<string, unknown> =>
   typeof v === 'object' && v !== null && !Array.isArray(v);

@@ -3,9 +3,9 @@ import type { PolicyRule } from 'kubernetes-types/rbac/v1.js';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { pods } from '../../api/kinds/index.js';
 import type { Kind } from '../../api/kinds/kind.js';
-import { type TestApi, testApi } from '../testing/api.js';
+import { ADMIN, type TestApi, testApi } from '../testing/api.js';
 import type { Attributes, User } from './attributes.js';
-import { aggregate } from './bootstrap.js';
+import { aggregate, bootstrapNamespaceRbac } from './bootstrap.js';
 import { distinctImpersonation } from './impersonate.js';
 import { compact, notCovered, ruleAllows, ruleText } from './rules.js';
 
@@ -158,6 +158,30 @@ describe('the API', () => {
     expect(view.rules.some((r: PolicyRule) => r.resources?.includes('secrets'))).toBe(false);
   });
 
+  it('knows the controllers by their accounts', async () => {
+    const job: User = user('system:serviceaccount:kube-system:job-controller', 'system:serviceaccounts');
+    const may = (verb: string, resource: string) =>
+      t.authorizer.authorize(job, { verb, group: '', resource, namespace: 'default' }).allowed;
+    expect([may('create', 'pods'), may('get', 'secrets')]).toEqual([true, false]);
+  });
+
+  it("fills a cluster's own namespaces, and leaves what an administrator made of it", async () => {
+    for (const name of ['kube-system', 'kube-public'])
+      await make('/api/v1/namespaces', { metadata: { name } });
+    const client = t.registry.client();
+    await bootstrapNamespaceRbac(client);
+    const url = (name: string) => `${RBAC}/namespaces/kube-system/roles/${name}`;
+    const patch = async (name: string, body: object) =>
+      expect((await send('PATCH', url(name), body, ADMIN, 'application/merge-patch+json')).status).toBe(200);
+    const off = { annotations: { 'rbac.authorization.kubernetes.io/autoupdate': 'false' } };
+    await patch('system:controller:token-cleaner', { rules: [] });
+    await patch('system:controller:bootstrap-signer', { metadata: off, rules: [] });
+    await bootstrapNamespaceRbac(client);
+    const rules = async (name: string) => ((await t.call(url(name))).json().rules ?? []).map(ruleText);
+    expect(await rules('system:controller:bootstrap-signer')).toEqual([]);
+    expect((await rules('system:controller:token-cleaner')).length).toBeGreaterThan(0);
+  });
+
   it('a binding counts in its namespace only', async () => {
     expect((await t.call('/api/v1/namespaces/default/pods', { user: alice })).status).toBe(200);
     expect((await t.call('/api/v1/namespaces/other/pods', { user: alice })).status).toBe(403);
@@ -296,6 +320,29 @@ describe('the API', () => {
       status: 403,
       message:
         'secrets "theirs" is forbidden: User "system:node:pi1" cannot get resource "secrets" in API group "" in the namespace "default": no relationship found between node \'pi1\' and this object',
+    });
+    const claim = {
+      spec: {
+        accessModes: ['ReadWriteOnce'],
+        resources: { requests: { storage: '1' } },
+        storageClassName: '',
+      },
+    };
+    await make(`${ns}/persistentvolumeclaims`, { metadata: { name: 'data' }, ...claim });
+    expect(await refusal('GET', `${ns}/persistentvolumeclaims/data`, undefined, pi1)).toMatchObject({
+      status: 403,
+      message: expect.stringContaining("no relationship found between node 'pi1' and this object"),
+    });
+    expect(await status(`${ns}/serviceaccounts/default`)).not.toBe(403);
+    expect(await status(`${ns}/serviceaccounts/other`)).toBe(403);
+    const csiNodes = '/apis/storage.k8s.io/v1/csinodes';
+    expect(await status(csiNodes, 'POST', { metadata: { name: 'pi1' }, spec: { drivers: [] } })).toBe(201);
+    expect(
+      await refusal('POST', csiNodes, { metadata: { name: 'pi2' }, spec: { drivers: [] } }, pi1),
+    ).toEqual({
+      status: 403,
+      message:
+        'csinodes.storage.k8s.io "pi2" is forbidden: can only access CSINode with the same name as the requesting node',
     });
     const merge = 'application/merge-patch+json';
     const phase = { status: { phase: 'Running' } };

@@ -1,10 +1,24 @@
-import type { ClusterRole, ClusterRoleBinding, PolicyRule } from 'kubernetes-types/rbac/v1.js';
-import { clusterRoleBindings, clusterRoles } from '../../api/kinds/index.js';
+import type { ObjectMeta } from 'kubernetes-types/meta/v1.js';
+import type {
+  ClusterRole,
+  ClusterRoleBinding,
+  PolicyRule,
+  Role,
+  RoleBinding,
+  Subject,
+} from 'kubernetes-types/rbac/v1.js';
+import { clusterRoleBindings, clusterRoles, roleBindings, roles } from '../../api/kinds/index.js';
+import type { Kind } from '../../api/kinds/kind.js';
 import { isApiError } from '../../api/meta/errors.js';
 import { deepEqual } from '../../api/meta/json.js';
 import { matchesSelector } from '../../api/meta/selector.js';
 import type { Client, Frozen } from '../client.js';
-import { defaultClusterRoleBindings, defaultClusterRoles } from './defaults.js';
+import {
+  defaultClusterRoleBindings,
+  defaultClusterRoles,
+  defaultRoleBindings,
+  defaultRoles,
+} from './defaults.js';
 import { notCovered, type Rule } from './rules.js';
 
 const AUTOUPDATE = 'rbac.authorization.kubernetes.io/autoupdate';
@@ -43,43 +57,61 @@ function fill(all: ClusterRole[]): ClusterRole[] {
   return all;
 }
 
+/** Keeps what an administrator made of it: marked so, it is left alone. */
+const mayChange = (o: Frozen<{ metadata?: ObjectMeta }>): boolean =>
+  o.metadata?.annotations?.[AUTOUPDATE] !== 'false';
+
+async function existing<T>(get: Promise<Frozen<T>>): Promise<Frozen<T> | undefined> {
+  try {
+    return await get;
+  } catch (e) {
+    if (isApiError(e, 'NotFound')) return undefined;
+    throw e;
+  }
+}
+
+/** Makes a role, or adds the rules to it that it lacks. */
+async function ensureRole<T extends Role | ClusterRole>(client: Client, kind: Kind<T>, wanted: T) {
+  const { name, namespace } = wanted.metadata!;
+  const there = await existing<T>(client.get(kind, { namespace, name: name! }));
+  if (!there) return void (await client.create(kind, wanted));
+  if (!mayChange(there) || 'aggregationRule' in there) return;
+  const held = (there.rules ?? []) as Rule[];
+  const lacking = notCovered(held, (wanted.rules ?? []) as Rule[]);
+  if (lacking.length) await client.patch(kind, { namespace, name: name! }, { rules: [...held, ...lacking] });
+}
+
+/** Makes a binding, or adds the subjects to it that it lacks. */
+async function ensureBinding<T extends RoleBinding | ClusterRoleBinding>(
+  client: Client,
+  kind: Kind<T>,
+  wanted: T,
+) {
+  const { name, namespace } = wanted.metadata!;
+  const there = await existing<T>(client.get(kind, { namespace, name: name! }));
+  if (!there) return void (await client.create(kind, wanted));
+  if (!mayChange(there)) return;
+  const held = (there.subjects ?? []) as Subject[];
+  const lacking = (wanted.subjects ?? []).filter((s) => !held.some((h) => deepEqual(h, s)));
+  if (lacking.length)
+    await client.patch(kind, { namespace, name: name! }, { subjects: [...held, ...lacking] });
+}
+
 /**
- * Makes the default roles and bindings, and adds to those that are there what they lack, unless they are marked
+ * Makes the default cluster roles and bindings, and adds to those that are there what they lack, unless they are marked
  * `autoupdate: "false"` (Kubernetes' auto-reconciliation at start). What administrators added stays.
  */
 export async function bootstrapRbac(client: Client): Promise<void> {
-  const existing = async <T>(get: Promise<Frozen<T>>): Promise<Frozen<T> | undefined> => {
-    try {
-      return await get;
-    } catch (e) {
-      if (isApiError(e, 'NotFound')) return undefined;
-      throw e;
-    }
-  };
-  const mayChange = (o: { metadata?: { readonly annotations?: Readonly<Record<string, string>> } }) =>
-    o.metadata?.annotations?.[AUTOUPDATE] !== 'false';
-
-  const ensureRole = async (wanted: ClusterRole) => {
-    const there = await existing<ClusterRole>(client.get(clusterRoles, { name: wanted.metadata!.name! }));
-    if (!there) return void (await client.create(clusterRoles, wanted));
-    if (!mayChange(there) || there.aggregationRule) return;
-    const held = (there.rules ?? []) as Rule[];
-    const lacking = notCovered(held, (wanted.rules ?? []) as Rule[]);
-    if (lacking.length)
-      await client.patch(clusterRoles, { name: wanted.metadata!.name! }, { rules: [...held, ...lacking] });
-  };
-  const ensureBinding = async (wanted: ClusterRoleBinding) => {
-    const { name } = wanted.metadata!;
-    const there = await existing<ClusterRoleBinding>(client.get(clusterRoleBindings, { name: name! }));
-    if (!there) return void (await client.create(clusterRoleBindings, wanted));
-    if (!mayChange(there)) return;
-    const held = there.subjects ?? [];
-    const lacking = (wanted.subjects ?? []).filter((s) => !held.some((h) => deepEqual(h, s)));
-    if (lacking.length)
-      await client.patch(clusterRoleBindings, { name: name! }, { subjects: [...held, ...lacking] });
-  };
   await Promise.all([
-    ...fill(defaultClusterRoles()).map(ensureRole),
-    ...defaultClusterRoleBindings().map(ensureBinding),
+    ...fill(defaultClusterRoles()).map((r) => ensureRole(client, clusterRoles, r)),
+    ...defaultClusterRoleBindings().map((b) => ensureBinding(client, clusterRoleBindings, b)),
+  ]);
+}
+
+/** The same in kube-system and kube-public, which must be there. */
+export async function bootstrapNamespaceRbac(client: Client): Promise<void> {
+  await Promise.all([
+    ...defaultRoles().map((r) => ensureRole(client, roles, r)),
+    ...defaultRoleBindings().map((b) => ensureBinding(client, roleBindings, b)),
   ]);
 }

@@ -1,141 +1,18 @@
-/** The roles and bindings that every cluster has (Kubernetes' bootstrappolicy), as a table. */
-import type { ClusterRole, ClusterRoleBinding, PolicyRule } from 'kubernetes-types/rbac/v1.js';
+/** The roles and bindings that every cluster has (Kubernetes' bootstrap policy). */
+import type {
+  ClusterRole,
+  ClusterRoleBinding,
+  PolicyRule,
+  Role,
+  RoleBinding,
+  Subject,
+} from 'kubernetes-types/rbac/v1.js';
 import { RBAC_GROUP } from '../../api/kinds/rbac.js';
+import { CONTROLLER_RULES } from './controller-rules.js';
+import { CLUSTER_RULES, NAMESPACE_RULES } from './default-rules.js';
 
-const AUTHENTICATION = 'authentication.k8s.io';
-const AUTHORIZATION = 'authorization.k8s.io';
-const CERTIFICATES = 'certificates.k8s.io';
 const AGGREGATE = 'rbac.authorization.k8s.io/aggregate-to-';
-
-const READ = 'get list watch';
-const WRITE = 'create delete deletecollection patch update';
-const READ_WRITE = 'create delete deletecollection get list patch update watch';
-
-const words = (text: string): string[] => text.split(' ');
-/** Verbs on resources of one group; `core` is the group without a name. */
-const on = (group: string, resources: string, verbs: string, names?: string): PolicyRule => ({
-  apiGroups: group.split(' ').map((g) => (g === 'core' ? '' : g)),
-  resources: words(resources),
-  ...(names ? { resourceNames: words(names) } : {}),
-  verbs: words(verbs),
-});
-const urls = (paths: string): PolicyRule => ({ nonResourceURLs: words(paths), verbs: ['get'] });
-
-const EVENTS = on('core events.k8s.io', 'events', 'create patch update');
-const PUBLIC = '/healthz /livez /readyz /version /version/';
-const APPS =
-  'daemonsets deployments deployments/scale replicasets replicasets/scale statefulsets statefulsets/scale';
-
-/** What every node may do; its node authorizer narrows most of it to what concerns the node. */
-export const NODE_RULES: readonly PolicyRule[] = [
-  on(AUTHENTICATION, 'tokenreviews', 'create'),
-  on(AUTHORIZATION, 'localsubjectaccessreviews subjectaccessreviews', 'create'),
-  on('core', 'services', READ),
-  on('core', 'nodes', 'create get list watch'),
-  on('core', 'nodes/status', 'patch update'),
-  on('core', 'nodes', 'patch update'),
-  on('core', 'events', 'create patch update'),
-  on('core', 'pods', READ),
-  on('core', 'pods', 'create delete'),
-  on('core', 'pods/status', 'patch update'),
-  on('core', 'pods/eviction', 'create'),
-  on('core', 'configmaps secrets', READ),
-  on('core', 'persistentvolumeclaims persistentvolumes', 'get'),
-  on('core', 'endpoints', 'get'),
-  on(CERTIFICATES, 'certificatesigningrequests', 'create get list watch'),
-  on('coordination.k8s.io', 'leases', 'create delete get patch update'),
-  on('core', 'serviceaccounts/token', 'create'),
-  on('node.k8s.io', 'runtimeclasses', READ),
-];
-
-const approver = (signer: string): PolicyRule[] => [
-  on(CERTIFICATES, 'signers', 'approve', `kubernetes.io/${signer}`),
-];
-
-/** Name → rules. */
-const RULES: Readonly<Record<string, readonly PolicyRule[]>> = {
-  'cluster-admin': [on('*', '*', '*'), { nonResourceURLs: ['*'], verbs: ['*'] }],
-  'system:discovery': [
-    urls(`/api /api/* /apis /apis/* /healthz /livez /openapi /openapi/* /readyz /version /version/`),
-  ],
-  'system:public-info-viewer': [urls(PUBLIC)],
-  'system:monitoring': [urls('/healthz /healthz/* /livez /livez/* /metrics /metrics/slis /readyz /readyz/*')],
-  'system:basic-user': [
-    on(AUTHORIZATION, 'selfsubjectaccessreviews selfsubjectrulesreviews', 'create'),
-    on(AUTHENTICATION, 'selfsubjectreviews', 'create'),
-  ],
-  'system:service-account-issuer-discovery': [urls('/.well-known/openid-configuration /openid/v1/jwks')],
-  'system:auth-delegator': [
-    on(AUTHENTICATION, 'tokenreviews', 'create'),
-    on(AUTHORIZATION, 'subjectaccessreviews', 'create'),
-  ],
-  'system:aggregate-to-admin': [
-    on(AUTHORIZATION, 'localsubjectaccessreviews', 'create'),
-    on(RBAC_GROUP, 'rolebindings roles', READ_WRITE),
-  ],
-  'system:aggregate-to-edit': [
-    on('core', 'pods/attach pods/exec pods/portforward pods/proxy secrets services/proxy', READ),
-    on('core', 'serviceaccounts', 'impersonate'),
-    on('core', 'pods pods/attach pods/exec pods/portforward pods/proxy', WRITE),
-    on('core', 'pods/eviction', 'create'),
-    on(
-      'core',
-      'configmaps events persistentvolumeclaims replicationcontrollers replicationcontrollers/scale secrets serviceaccounts services services/proxy',
-      WRITE,
-    ),
-    on('core', 'serviceaccounts/token', 'create'),
-    on('apps', `${APPS} deployments/rollback`, WRITE),
-    on('autoscaling', 'horizontalpodautoscalers', WRITE),
-    on('batch', 'cronjobs jobs', WRITE),
-    on('policy', 'poddisruptionbudgets', WRITE),
-    on('networking.k8s.io', 'ingresses networkpolicies', WRITE),
-    on('coordination.k8s.io', 'leases', READ_WRITE),
-  ],
-  'system:aggregate-to-view': [
-    on(
-      'core',
-      'configmaps endpoints persistentvolumeclaims persistentvolumeclaims/status pods replicationcontrollers replicationcontrollers/scale serviceaccounts services services/status',
-      READ,
-    ),
-    on(
-      'core',
-      'bindings events limitranges namespaces/status pods/log pods/status replicationcontrollers/status resourcequotas resourcequotas/status',
-      READ,
-    ),
-    on('core', 'namespaces', READ),
-    on('discovery.k8s.io', 'endpointslices', READ),
-    on(
-      'apps',
-      `${APPS} controllerrevisions daemonsets/status deployments/status replicasets/status statefulsets/status`,
-      READ,
-    ),
-    on('autoscaling', 'horizontalpodautoscalers horizontalpodautoscalers/status', READ),
-    on('batch', 'cronjobs cronjobs/status jobs jobs/status', READ),
-    on('policy', 'poddisruptionbudgets poddisruptionbudgets/status', READ),
-    on('networking.k8s.io', 'ingresses ingresses/status networkpolicies', READ),
-  ],
-  'system:node': NODE_RULES,
-  'system:node-problem-detector': [on('core', 'nodes', 'get'), on('core', 'nodes/status', 'patch'), EVENTS],
-  'system:node-proxier': [
-    on('core', 'endpoints services', 'list watch'),
-    on('core', 'nodes', READ),
-    EVENTS,
-    on('discovery.k8s.io', 'endpointslices', 'list watch'),
-  ],
-  'system:node-bootstrapper': [on(CERTIFICATES, 'certificatesigningrequests', 'create get list watch')],
-  'system:certificates.k8s.io:certificatesigningrequests:nodeclient': [
-    on(CERTIFICATES, 'certificatesigningrequests/nodeclient', 'create'),
-  ],
-  'system:certificates.k8s.io:certificatesigningrequests:selfnodeclient': [
-    on(CERTIFICATES, 'certificatesigningrequests/selfnodeclient', 'create'),
-  ],
-  'system:certificates.k8s.io:kube-apiserver-client-approver': approver('kube-apiserver-client'),
-  'system:certificates.k8s.io:kube-apiserver-client-kubelet-approver': approver(
-    'kube-apiserver-client-kubelet',
-  ),
-  'system:certificates.k8s.io:kubelet-serving-approver': approver('kubelet-serving'),
-  'system:certificates.k8s.io:legacy-unknown-approver': approver('legacy-unknown'),
-};
+const CONTROLLER = 'system:controller:';
 
 /** Roles made of others: name → what their label says; a role in `into` is taken in by that one too. */
 const AGGREGATED: readonly { name: string; into?: string }[] = [
@@ -144,16 +21,54 @@ const AGGREGATED: readonly { name: string; into?: string }[] = [
   { name: 'view', into: 'edit' },
 ];
 
-/** Role → groups that have it. */
-const GROUPS: Readonly<Record<string, readonly string[]>> = {
-  'cluster-admin': ['system:masters'],
-  'system:discovery': ['system:authenticated'],
-  'system:basic-user': ['system:authenticated'],
-  'system:public-info-viewer': ['system:authenticated', 'system:unauthenticated'],
-  'system:monitoring': ['system:monitoring'],
-  'system:service-account-issuer-discovery': ['system:serviceaccounts'],
-  'system:node-proxier': [],
+const subject = (kind: 'Group' | 'User') => (name: string) => ({ apiGroup: RBAC_GROUP, kind, name });
+const group = subject('Group');
+const user = subject('User');
+const account = (name: string) => ({ kind: 'ServiceAccount', name, namespace: 'kube-system' });
+
+/** ClusterRole → who has it, by a binding of the same name. */
+const SUBJECTS: Readonly<Record<string, readonly Subject[]>> = {
+  'cluster-admin': [group('system:masters')],
+  'system:basic-user': [group('system:authenticated')],
+  'system:discovery': [group('system:authenticated')],
+  'system:kube-controller-manager': [user('system:kube-controller-manager')],
+  'system:kube-dns': [account('kube-dns')],
+  'system:kube-scheduler': [user('system:kube-scheduler')],
+  'system:monitoring': [group('system:monitoring')],
+  // Nodes have what their authorizer gives them.
   'system:node': [],
+  'system:node-proxier': [user('system:kube-proxy')],
+  'system:public-info-viewer': [group('system:authenticated'), group('system:unauthenticated')],
+  'system:service-account-issuer-discovery': [group('system:serviceaccounts')],
+  'system:volume-scheduler': [user('system:kube-scheduler')],
+};
+
+/** Namespace → binding → its Role, unless it is of the same name, and who has it. */
+const NAMESPACE_SUBJECTS: Readonly<
+  Record<string, Readonly<Record<string, { role?: string; subjects: readonly Subject[] }>>>
+> = {
+  'kube-public': {
+    'system:controller:bootstrap-signer': { subjects: [account('bootstrap-signer')] },
+  },
+  'kube-system': {
+    'system::extension-apiserver-authentication-reader': {
+      role: 'extension-apiserver-authentication-reader',
+      subjects: [user('system:kube-controller-manager'), user('system:kube-scheduler')],
+    },
+    'system::leader-locking-kube-controller-manager': {
+      subjects: [
+        user('system:kube-controller-manager'),
+        account('kube-controller-manager'),
+        account('leader-election-controller'),
+      ],
+    },
+    'system::leader-locking-kube-scheduler': {
+      subjects: [user('system:kube-scheduler'), account('kube-scheduler')],
+    },
+    'system:controller:bootstrap-signer': { subjects: [account('bootstrap-signer')] },
+    'system:controller:cloud-provider': { subjects: [account('cloud-provider')] },
+    'system:controller:token-cleaner': { subjects: [account('token-cleaner')] },
+  },
 };
 
 const meta = (name: string, into?: string) => ({
@@ -167,11 +82,17 @@ const meta = (name: string, into?: string) => ({
 
 const TO = /^system:aggregate-to-(.*)$/;
 
+const copy = <T>(list: readonly T[]): T[] => structuredClone(list) as T[];
+
 /** The ClusterRoles of a new cluster; aggregated ones have no rules yet. */
 export const defaultClusterRoles = (): ClusterRole[] => [
-  ...Object.entries(RULES).map(([name, rules]) => ({
+  ...Object.entries<readonly PolicyRule[]>(CLUSTER_RULES).map(([name, rules]) => ({
     metadata: meta(name, TO.exec(name)?.[1]),
-    rules: structuredClone(rules) as PolicyRule[],
+    rules: copy(rules),
+  })),
+  ...Object.entries(CONTROLLER_RULES).map(([name, rules]) => ({
+    metadata: meta(CONTROLLER + name),
+    rules: copy(rules),
   })),
   ...AGGREGATED.map(({ name, into }) => ({
     metadata: meta(name, into),
@@ -180,14 +101,31 @@ export const defaultClusterRoles = (): ClusterRole[] => [
   })),
 ];
 
-export const defaultClusterRoleBindings = (): ClusterRoleBinding[] =>
-  Object.entries(GROUPS).map(([name, groups]) => ({
-    metadata: meta(name),
-    roleRef: { apiGroup: RBAC_GROUP, kind: 'ClusterRole', name },
-    subjects: [
-      ...groups.map((group) => ({ apiGroup: RBAC_GROUP, kind: 'Group', name: group })),
-      ...(name === 'system:node-proxier'
-        ? [{ apiGroup: RBAC_GROUP, kind: 'User', name: 'system:kube-proxy' }]
-        : []),
-    ],
-  }));
+const clusterBinding = (name: string, subjects: readonly Subject[]): ClusterRoleBinding => ({
+  metadata: meta(name),
+  roleRef: { apiGroup: RBAC_GROUP, kind: 'ClusterRole', name },
+  subjects: copy(subjects),
+});
+
+export const defaultClusterRoleBindings = (): ClusterRoleBinding[] => [
+  ...Object.entries(SUBJECTS).map(([name, subjects]) => clusterBinding(name, subjects)),
+  ...Object.keys(CONTROLLER_RULES).map((name) => clusterBinding(CONTROLLER + name, [account(name)])),
+];
+
+/** The Roles of a new cluster's own namespaces. */
+export const defaultRoles = (): Role[] =>
+  Object.entries(NAMESPACE_RULES).flatMap(([namespace, roles]) =>
+    Object.entries(roles).map(([name, rules]) => ({
+      metadata: { ...meta(name), namespace },
+      rules: copy(rules),
+    })),
+  );
+
+export const defaultRoleBindings = (): RoleBinding[] =>
+  Object.entries(NAMESPACE_SUBJECTS).flatMap(([namespace, bindings]) =>
+    Object.entries(bindings).map(([name, { role = name, subjects }]) => ({
+      metadata: { ...meta(name), namespace },
+      roleRef: { apiGroup: RBAC_GROUP, kind: 'Role', name: role },
+      subjects: copy(subjects),
+    })),
+  );

@@ -153,4 +153,6 @@ function checkNode(node: string, { kind, verb, subresource, next, current }: Gua
   }
   if (kind.group === 'coordination.k8s.io' && name !== node)
     throw refuse('can only access node lease with the same name as the requesting node');
+  if (kind.plural === 'csinodes' && name !== node)
+    throw refuse('can only access CSINode with the same name as the requesting node');
 }

@@ -1,11 +1,14 @@
-import type { Pod } from 'kubernetes-types/core/v1.js';
-import { nodes } from '../../api/kinds/index.js';
+import type { PersistentVolume, Pod } from 'kubernetes-types/core/v1.js';
+import type { VolumeAttachment } from 'kubernetes-types/storage/v1.js';
+import { nodes, persistentVolumes, volumeAttachments } from '../../api/kinds/index.js';
 import { parseFieldSelector } from '../../api/meta/selector.js';
+import type { Frozen } from '../client.js';
 import { podsOf } from '../controllers/pods.js';
 import type { Informer, Informers } from '../informer.js';
 import { referencesOf } from '../link/desired.js';
+import { claimNames } from '../volumes.js';
 import type { Attributes, Decision, ResourceAttributes, User } from './attributes.js';
-import { NODE_RULES } from './defaults.js';
+import { CLUSTER_RULES } from './default-rules.js';
 import { ruleAllows } from './rules.js';
 
 const PREFIX = 'system:node:';
@@ -32,10 +35,14 @@ const selects = (selector: string | undefined, field: string, value: string): bo
 
 /** Kubernetes' node authorizer: a node may see its own Node, the pods bound to it and what these refer to. */
 export class NodeRules {
-  readonly #pods: Informer<Pod>;
+  readonly #world: World;
 
   constructor(informers: Informers) {
-    this.#pods = podsOf(informers);
+    this.#world = {
+      pods: podsOf(informers),
+      volumes: informers.of(persistentVolumes),
+      attachments: informers.of(volumeAttachments),
+    };
     informers.of(nodes);
   }
 
@@ -48,43 +55,98 @@ export class NodeRules {
       const special = Object.hasOwn(RULES, `${what.group}/${what.resource}`)
         ? RULES[`${what.group}/${what.resource}`]
         : undefined;
-      if (special) return special(node, what, this.#pods);
+      if (special) return special(node, what, this.#world);
     }
-    return NODE_RULES.some((r) => ruleAllows(r, what)) ? ALLOWED : no();
+    return CLUSTER_RULES['system:node'].some((r) => ruleAllows(r, what)) ? ALLOWED : no();
   }
 }
 
-type NodeRule = (node: string, what: ResourceAttributes, all: Informer<Pod>) => Decision;
+interface World {
+  readonly pods: Informer<Pod>;
+  readonly volumes: Informer<PersistentVolume>;
+  readonly attachments: Informer<VolumeAttachment>;
+}
+
+type NodeRule = (node: string, what: ResourceAttributes, world: World) => Decision;
 
 const unrelated = (node: string) => no(`no relationship found between node '${node}' and this object`);
 
-const readReferred =
-  (list: 'c' | 's'): NodeRule =>
-  (node, { verb, subresource, namespace, name }, all) => {
-    if (!['get', 'list', 'watch'].includes(verb)) return no('can only read resources of this type');
-    if (subresource) return no('cannot read subresource');
-    if (!namespace) return no('can only read namespaced object of this type');
+/** Whether an object of this namespace and name has to do with the node. */
+type Relation = (node: string, namespace: string, name: string, world: World) => boolean;
+
+const ofPod =
+  (related: (pod: Frozen<Pod>, name: string) => boolean): Relation =>
+  (node, namespace, name, { pods }) =>
+    pods.by('node', node).some((p) => p.metadata?.namespace === namespace && related(p, name));
+
+const refersTo = (list: 'c' | 's') => ofPod((p, name) => referencesOf(p.spec)[list].has(name));
+const claims = ofPod((p, name) => claimNames(p).includes(name));
+const runsAs = ofPod((p, name) => (p.spec?.serviceAccountName || 'default') === name);
+const mounts: Relation = (node, _, name, world) => {
+  const { namespace, name: claim } = world.volumes.get(name)?.spec?.claimRef ?? {};
+  return !!namespace && !!claim && claims(node, namespace, claim, world);
+};
+const attached: Relation = (node, _, name, { attachments }) => attachments.get(name)?.spec.nodeName === node;
+
+const judge = (relation: Relation): NodeRule => {
+  return (node, { namespace = '', name }, world) => {
     if (!name) return no('No Object name found');
-    const related = all
-      .by('node', node)
-      .some((p) => p.metadata?.namespace === namespace && referencesOf(p.spec)[list].has(name));
-    return related ? ALLOWED : unrelated(node);
+    return relation(node, namespace, name, world) ? ALLOWED : unrelated(node);
   };
+};
+
+const readReferred = (relation: Relation): NodeRule => {
+  const judged = judge(relation);
+  return (node, what, world) => {
+    if (!['get', 'list', 'watch'].includes(what.verb)) return no('can only read resources of this type');
+    if (what.subresource) return no('cannot read subresource');
+    if (!what.namespace) return no('can only read namespaced object of this type');
+    return judged(node, what, world);
+  };
+};
+
+const getRelated = (relation: Relation): NodeRule => {
+  const judged = judge(relation);
+  return (node, what, world) => {
+    if (what.verb !== 'get') return no('can only get individual resources of this type');
+    return what.subresource ? no('cannot get subresource') : judged(node, what, world);
+  };
+};
+
+const OWN_VERBS = ['get', 'create', 'update', 'patch', 'delete'];
+const getClaim = getRelated(claims);
+const judgeClaim = judge(claims);
+const readAccount = readReferred(runsAs);
+const judgeAccount = judge(runsAs);
 
 const RULES: Readonly<Record<string, NodeRule>> = {
-  '/secrets': readReferred('s'),
-  '/configmaps': readReferred('c'),
-  '/serviceaccounts'(node, { verb, subresource, namespace, name }, all) {
+  '/secrets': readReferred(refersTo('s')),
+  '/configmaps': readReferred(refersTo('c')),
+  '/persistentvolumeclaims'(node, what, world) {
+    if (what.subresource !== 'status') return getClaim(node, what, world);
+    return what.verb === 'update' || what.verb === 'patch'
+      ? judgeClaim(node, what, world)
+      : no('can only get/update/patch this type');
+  },
+  '/persistentvolumes': getRelated(mounts),
+  'storage.k8s.io/volumeattachments': getRelated(attached),
+  '/serviceaccounts'(node, what, world) {
+    const { verb, subresource, name } = what;
+    if (verb === 'get' && !subresource) return readAccount(node, what, world);
     if (verb !== 'create' || !name) return no('can only create tokens for individual service accounts');
     if (subresource !== 'token') return no('can only create token subresource of serviceaccount');
-    const related = all
-      .by('node', node)
-      .some((p) => p.metadata?.namespace === namespace && (p.spec?.serviceAccountName || 'default') === name);
-    return related ? ALLOWED : unrelated(node);
+    return judgeAccount(node, what, world);
+  },
+  // A new object's name is not known here.
+  'storage.k8s.io/csinodes'(node, { verb, subresource, name }) {
+    if (!OWN_VERBS.includes(verb)) return no('can only get, create, update, patch, or delete a CSINode');
+    if (subresource) return no('cannot authorize CSINode subresources');
+    if (verb !== 'create' && name !== node)
+      return no('can only access CSINode with the same name as the requesting node');
+    return ALLOWED;
   },
   'coordination.k8s.io/leases'(node, { verb, namespace, name }) {
-    if (!['get', 'create', 'update', 'patch', 'delete'].includes(verb))
-      return no('can only get, create, update, patch, or delete a node lease');
+    if (!OWN_VERBS.includes(verb)) return no('can only get, create, update, patch, or delete a node lease');
     if (namespace !== 'kube-node-lease')
       return no('can only access leases in the "kube-node-lease" system namespace');
     if (verb !== 'create' && name !== node)
@@ -103,8 +165,9 @@ const RULES: Readonly<Record<string, NodeRule>> = {
         : `node '${node}' cannot read all nodes, only its own Node object`,
     );
   },
-  '/pods'(node, { verb, subresource, namespace, name, fieldSelector }, all) {
-    const mine = () => (all.get(`${namespace}/${name}`)?.spec?.nodeName === node ? ALLOWED : unrelated(node));
+  '/pods'(node, { verb, subresource, namespace, name, fieldSelector }, { pods }) {
+    const mine = () =>
+      pods.get(`${namespace}/${name}`)?.spec?.nodeName === node ? ALLOWED : unrelated(node);
     if (subresource === 'status') return verb === 'update' || verb === 'patch' ? ALLOWED : no();
     if (subresource === 'eviction') return verb === 'create' ? ALLOWED : no();
     if (subresource) return no();
