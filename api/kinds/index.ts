@@ -1,9 +1,4 @@
-import {
-  mutatingWebhookConfigurations,
-  validatingAdmissionPolicies,
-  validatingAdmissionPolicyBindings,
-  validatingWebhookConfigurations,
-} from './admissionregistration.js';
+import { validatingAdmissionPolicies, validatingAdmissionPolicyBindings } from './admissionpolicies.js';
 import { configMaps, secrets, serviceAccounts } from './config.js';
 import { customResourceDefinitions } from './crd.js';
 import { cronJobs } from './cronjob.js';
@@ -46,6 +41,7 @@ import {
   volumeAttributesClasses,
 } from './storage.js';
 import { persistentVolumeClaims, persistentVolumes } from './volumes.js';
+import { mutatingWebhookConfigurations, validatingWebhookConfigurations } from './webhookconfigurations.js';
 import { deployments, replicaSets } from './workloads.js';
 
 export {

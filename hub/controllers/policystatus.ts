@@ -4,7 +4,8 @@ import type {
   ValidatingAdmissionPolicy,
 } from 'kubernetes-types/admissionregistration/v1.js';
 import { Language, loadCel, type ObjectTypes } from '../../api/cel/cel.js';
-import { policyExpressions, type Rule } from '../../api/kinds/admissionregistration.js';
+import type { Rule } from '../../api/kinds/admission-rules.js';
+import { policyExpressions } from '../../api/kinds/admissionpolicies.js';
 import { validatingAdmissionPolicies } from '../../api/kinds/index.js';
 import { apiVersionOf, type Kind } from '../../api/kinds/kind.js';
 import { resolve, type Schema, schemaOf } from '../../api/kinds/schema.js';

@@ -1,6 +1,6 @@
 /** Which requests a webhook or a policy is about (apiserver pkg/admission/plugin/webhook/predicates and /matcher). */
 import type { LabelSelector } from 'kubernetes-types/meta/v1.js';
-import type { Rule } from '../../../../api/kinds/admissionregistration.js';
+import type { Rule } from '../../../../api/kinds/admission-rules.js';
 import { namespaces } from '../../../../api/kinds/index.js';
 import type { Kind } from '../../../../api/kinds/kind.js';
 import { notFound } from '../../../../api/meta/errors.js';

@@ -8,7 +8,7 @@ import type { LabelSelector } from 'kubernetes-types/meta/v1.js';
 import { plainToCel } from '../../../../api/cel/admission.js';
 import { COST_BUDGET, celIsLoaded, loadCel } from '../../../../api/cel/cel.js';
 import type { Work } from '../../../../api/cel/work.js';
-import type { Rule } from '../../../../api/kinds/admissionregistration.js';
+import type { Rule } from '../../../../api/kinds/admission-rules.js';
 import {
   validatingAdmissionPolicies,
   validatingAdmissionPolicyBindings,

@@ -1,51 +1,33 @@
-/** Kinds of admissionregistration.k8s.io/v1: who else is asked about writes (pkg/apis/admissionregistration). */
+/** Admission policies and their bindings: what is asked about writes in CEL (pkg/apis/admissionregistration). */
 import type {
-  MatchCondition,
   MatchResources,
-  MutatingWebhook,
-  MutatingWebhookConfiguration,
   ParamRef,
-  RuleWithOperations,
   ValidatingAdmissionPolicy,
   ValidatingAdmissionPolicyBinding,
-  ValidatingWebhook,
-  ValidatingWebhookConfiguration,
 } from 'kubernetes-types/admissionregistration/v1.js';
-import { checkingLanguage, conditionLanguage, expressionProblem, type Names } from '../cel/admission.js';
+import { checkingLanguage, expressionProblem, type Names } from '../cel/admission.js';
 import { type Language, loadCel } from '../cel/cel.js';
-import { duplicate, forbidden, invalid, notSupported, required, tooMany } from '../meta/field-errors.js';
+import { duplicate, forbidden, invalid, required } from '../meta/field-errors.js';
 import { deepEqual } from '../meta/json.js';
 import { dns1035Label, dns1123Subdomain, pathSegmentName, qualifiedName } from '../meta/names.js';
 import { validateSelector } from '../meta/selector.js';
+import {
+  defaultRules,
+  FAILURES,
+  GROUP,
+  MATCHES,
+  type Mutable,
+  oneOf,
+  type Rule,
+  validateConditions,
+  validateRule,
+} from './admission-rules.js';
 import { ageColumn, column, nameColumn } from './columns.js';
 import type { FieldError, Kind } from './kind.js';
 
-/** What requests a webhook or policy is about; the package's type lacks half of it. */
-export interface Rule extends RuleWithOperations {
-  resources?: string[];
-  scope?: string;
-  /** Of policies alone. */
-  resourceNames?: string[];
-}
-
-type Mutable<T> = { -readonly [K in keyof T]: T[K] };
-const GROUP = { group: 'admissionregistration.k8s.io', version: 'v1' } as const;
-
-// ---- defaults (pkg/apis/admissionregistration/v1/defaults.go)
-
-function defaultRules(rules: readonly Rule[] | undefined): void {
-  for (const r of rules ?? []) r.scope ??= '*';
-}
-
-function defaultWebhook(w: Mutable<MutatingWebhook | ValidatingWebhook>): void {
-  w.failurePolicy ??= 'Fail';
-  w.matchPolicy ??= 'Equivalent';
-  w.namespaceSelector ??= {};
-  w.objectSelector ??= {};
-  w.timeoutSeconds ??= 10;
-  if (w.clientConfig?.service) (w.clientConfig.service as { port?: number }).port ??= 443;
-  defaultRules(w.rules);
-}
+const REASONS = ['Forbidden', 'Invalid', 'RequestEntityTooLarge'];
+const MAX_ANNOTATIONS = 20;
+const MAX_ANNOTATION_EXPRESSION = 5 * 1024;
 
 function defaultMatch(m: Mutable<MatchResources> | undefined): void {
   if (!m) return;
@@ -55,263 +37,6 @@ function defaultMatch(m: Mutable<MatchResources> | undefined): void {
   defaultRules(m.resourceRules);
   defaultRules(m.excludeResourceRules);
 }
-
-// ---- validation
-
-const OPERATIONS = ['*', 'CREATE', 'UPDATE', 'DELETE', 'CONNECT'];
-const SCOPES = ['Cluster', 'Namespaced', '*'];
-const FAILURES = ['Fail', 'Ignore'];
-const MATCHES = ['Equivalent', 'Exact'];
-const REVIEWS = ['v1', 'v1beta1'];
-const REASONS = ['Forbidden', 'Invalid', 'RequestEntityTooLarge'];
-const MAX_CONDITIONS = 64;
-const MAX_ANNOTATIONS = 20;
-const MAX_ANNOTATION_EXPRESSION = 5 * 1024;
-
-const oneOf = (value: string | undefined, supported: readonly string[], field: string): FieldError[] =>
-  value === undefined || supported.includes(value) ? [] : [notSupported(field, value, supported)];
-
-/** A `*` stands alone. */
-const alone = (list: readonly string[], field: string, others: string): FieldError[] =>
-  list.length > 1 && list.includes('*')
-    ? [invalid(field, list, `if '*' is present, must not specify other ${others}`)]
-    : [];
-
-function validateResources(resources: readonly string[], field: string): FieldError[] {
-  const errors: FieldError[] = [];
-  if (resources.length === 0) errors.push(required(field));
-  const allOf = new Set<string>();
-  const ofAll = new Set<string>();
-  resources.forEach((text, i) => {
-    if (text === '') {
-      errors.push(required(`${field}[${i}]`));
-      return;
-    }
-    const slash = text.indexOf('/');
-    if (slash < 0) return;
-    const [resource, sub] = [text.slice(0, slash), text.slice(slash + 1)];
-    if (allOf.has(resource))
-      errors.push(invalid(`${field}[${i}]`, text, `if '${resource}/*' is present, must not specify ${text}`));
-    if (ofAll.has(sub))
-      errors.push(invalid(`${field}[${i}]`, text, `if '*/${sub}' is present, must not specify ${text}`));
-    if (sub === '*') allOf.add(resource);
-    if (resource === '*') ofAll.add(sub);
-  });
-  if (resources.length > 1 && resources.includes('*/*'))
-    errors.push(invalid(field, resources, "if '*/*' is present, must not specify other resources"));
-  if (resources.includes('*') && resources.some((r) => r !== '*' && !r.includes('/')))
-    errors.push(
-      invalid(field, resources, "if '*' is present, must not specify other resources without subresources"),
-    );
-  return errors;
-}
-
-function validateRule(r: Rule, field: string): FieldError[] {
-  const operations = (r.operations ?? []) as readonly string[];
-  const groups = r.apiGroups ?? [];
-  const versions = r.apiVersions ?? [];
-  return [
-    ...(operations.length ? [] : [required(`${field}.operations`)]),
-    ...alone(operations, `${field}.operations`, 'operations'),
-    ...operations.flatMap((o, i) => oneOf(o, OPERATIONS, `${field}.operations[${i}]`)),
-    ...(groups.length ? [] : [required(`${field}.apiGroups`)]),
-    ...alone(groups, `${field}.apiGroups`, 'API groups'),
-    ...(versions.length ? [] : [required(`${field}.apiVersions`)]),
-    ...alone(versions, `${field}.apiVersions`, 'API versions'),
-    ...versions.flatMap((v, i) => (v ? [] : [required(`${field}.apiVersions[${i}]`)])),
-    ...validateResources(r.resources ?? [], `${field}.resources`),
-    ...oneOf(r.scope, SCOPES, `${field}.scope`),
-  ];
-}
-
-function validateConditions(
-  conditions: readonly MatchCondition[] | undefined,
-  field: string,
-  params: boolean,
-): FieldError[] {
-  if (!conditions?.length) return [];
-  const errors: FieldError[] = [];
-  if (conditions.length > MAX_CONDITIONS) return [tooMany(field, conditions.length, MAX_CONDITIONS)];
-  const names = new Set<string>();
-  conditions.forEach((c, i) => {
-    const at = `${field}[${i}]`;
-    const expression = c.expression?.trim();
-    if (!expression) errors.push(required(`${at}.expression`));
-    else {
-      const wrong = expressionProblem(conditionLanguage(params, true), expression, ['bool']);
-      if (wrong) errors.push(invalid(`${at}.expression`, expression, wrong));
-    }
-    if (!c.name) errors.push(required(`${at}.name`));
-    else {
-      errors.push(...qualifiedName(c.name).map((e) => invalid(`${at}.name`, c.name, e)));
-      if (names.has(c.name)) errors.push(duplicate(`${at}.name`, c.name));
-      names.add(c.name);
-    }
-  });
-  return errors;
-}
-
-/** Kubernetes' webhook.ValidateWebhookURL, with https alone. */
-function validateUrl(text: string, field: string): FieldError[] {
-  const form = '; desired format: https://host[/path]';
-  if (!URL.canParse(text)) return [required(field, `url must be a valid URL: parse error${form}`)];
-  const u = new URL(text);
-  return [
-    ...(u.protocol === 'https:'
-      ? []
-      : [invalid(field, u.protocol.slice(0, -1), `'https' is the only allowed URL scheme${form}`)]),
-    ...(u.hostname ? [] : [invalid(field, u.hostname, `host must be specified${form}`)]),
-    ...(u.username || u.password
-      ? [invalid(field, u.username, 'user information is not permitted in the URL')]
-      : []),
-    ...(u.hash ? [invalid(field, u.hash.slice(1), 'fragments are not permitted in the URL')] : []),
-    ...(u.search ? [invalid(field, u.search.slice(1), 'query parameters are not permitted in the URL')] : []),
-  ];
-}
-
-function validateService(
-  s: { name?: string; namespace?: string; path?: string; port?: number },
-  field: string,
-): FieldError[] {
-  const errors: FieldError[] = [];
-  if (!s.name) errors.push(required(`${field}.name`, 'service name is required'));
-  if (!s.namespace) errors.push(required(`${field}.namespace`, 'service namespace is required'));
-  if (s.port !== undefined && (s.port < 1 || s.port > 65535))
-    errors.push(
-      invalid(`${field}.port`, s.port, 'port is not valid: must be between 1 and 65535, inclusive'),
-    );
-  const { path } = s;
-  if (path === undefined || path === '/' || path === '') return errors;
-  const at = `${field}.path`;
-  if (path === '//') return [...errors, invalid(at, path, 'segment[0] may not be empty')];
-  if (!path.startsWith('/')) errors.push(invalid(at, path, "must start with a '/'"));
-  const segments = path.slice(1).split('/');
-  if (segments.at(-1) === '') segments.pop();
-  segments.forEach((segment, i) => {
-    if (segment === '') errors.push(invalid(at, path, `segment[${i}] may not be empty`));
-    else errors.push(...dns1123Subdomain(segment).map((e) => invalid(at, path, `segment[${i}]: ${e}`)));
-  });
-  return errors;
-}
-
-function validateName(name: string | undefined, field: string): FieldError[] {
-  if (!name) return [required(field)];
-  const wrong = dns1123Subdomain(name).map((e) => invalid(field, name, e));
-  if (wrong.length) return wrong;
-  return name.split('.').length < 3
-    ? [invalid(field, name, 'should be a domain with at least three segments separated by dots')]
-    : [];
-}
-
-function validateWebhook(w: MutatingWebhook | ValidatingWebhook, field: string, load: boolean): FieldError[] {
-  const errors = validateName(w.name, `${field}.name`);
-  (w.rules ?? []).forEach((r, i) => {
-    errors.push(...validateRule(r, `${field}.rules[${i}]`));
-  });
-  errors.push(...oneOf(w.failurePolicy, FAILURES, `${field}.failurePolicy`));
-  errors.push(...oneOf(w.matchPolicy, MATCHES, `${field}.matchPolicy`));
-  const effects = ['None', 'NoneOnDryRun'];
-  if (w.sideEffects === undefined)
-    errors.push(required(`${field}.sideEffects`, `must specify one of ${effects.join(', ')}`));
-  else errors.push(...oneOf(w.sideEffects, effects, `${field}.sideEffects`));
-  const { timeoutSeconds: timeout } = w;
-  if (timeout !== undefined && (timeout < 1 || timeout > 30))
-    errors.push(
-      invalid(`${field}.timeoutSeconds`, timeout, 'the timeout value must be between 1 and 30 seconds'),
-    );
-  errors.push(...validateSelector(w.namespaceSelector, `${field}.namespaceSelector`));
-  errors.push(...validateSelector(w.objectSelector, `${field}.objectSelector`));
-  const { url, service, caBundle } = w.clientConfig ?? {};
-  const at = `${field}.clientConfig`;
-  if ((url === undefined) === (service === undefined))
-    errors.push(required(at, 'exactly one of url or service is required'));
-  else if (url !== undefined) errors.push(...validateUrl(url, `${at}.url`));
-  else errors.push(...validateService(service!, `${at}.service`));
-  if (caBundle && !Buffer.from(String(caBundle), 'base64').includes('-----BEGIN CERTIFICATE-----'))
-    errors.push(
-      invalid(
-        `${at}.caBundle`,
-        caBundle,
-        'unable to load root certificates: unable to parse bytes as PEM block',
-      ),
-    );
-  if (load) errors.push(...validateConditions(w.matchConditions, `${field}.matchConditions`, false));
-  if ('reinvocationPolicy' in w)
-    errors.push(...oneOf(w.reinvocationPolicy, ['IfNeeded', 'Never'], `${field}.reinvocationPolicy`));
-  const reviews = (w.admissionReviewVersions ?? []) as readonly string[];
-  const reviewField = `${field}.admissionReviewVersions`;
-  if (reviews.length === 0) errors.push(required(reviewField, `must specify one of ${REVIEWS.join(', ')}`));
-  reviews.forEach((v, i) => {
-    if (reviews.indexOf(v) < i) errors.push(invalid(`${reviewField}[${i}]`, v, 'duplicate version'));
-    else errors.push(...dns1035Label(v).map((e) => invalid(`${reviewField}[${i}]`, v, e)));
-  });
-  if (reviews.length && !reviews.some((v) => REVIEWS.includes(v)))
-    errors.push(invalid(reviewField, reviews, `must include at least one of ${REVIEWS.join(', ')}`));
-  return errors;
-}
-
-type Configuration = MutatingWebhookConfiguration | ValidatingWebhookConfiguration;
-
-function validateConfiguration(o: Configuration, old?: Configuration): FieldError[] {
-  const errors: FieldError[] = [];
-  const names = new Set<string>();
-  const conditions = (c: Configuration | undefined) => c?.webhooks?.map((w) => w.matchConditions);
-  const changed = !old || !deepEqual(conditions(o), conditions(old));
-  (o.webhooks ?? []).forEach((w, i) => {
-    errors.push(...validateWebhook(w, `webhooks[${i}]`, changed));
-    if (w.name && names.has(w.name)) errors.push(duplicate(`webhooks[${i}].name`, w.name));
-    names.add(w.name);
-  });
-  return errors;
-}
-
-const webhookColumns = (): Kind<Configuration>['columns'] => [
-  nameColumn as Kind<Configuration>['columns'][number],
-  column(
-    'Webhooks',
-    'integer',
-    'Webhooks indicates the number of webhooks registered in this configuration',
-    (o) => o.webhooks?.length ?? 0,
-  ),
-  ageColumn as Kind<Configuration>['columns'][number],
-];
-
-const configuration = {
-  ...GROUP,
-  shortNames: [],
-  categories: ['api-extensions'],
-  namespaced: false,
-  columns: webhookColumns(),
-  status: false,
-  generation: (o: Configuration) => o.webhooks,
-  selectable: {},
-  load: loadCel,
-  validate: validateConfiguration,
-} as const;
-
-export const validatingWebhookConfigurations: Kind<ValidatingWebhookConfiguration> = {
-  ...configuration,
-  kind: 'ValidatingWebhookConfiguration',
-  plural: 'validatingwebhookconfigurations',
-  singular: 'validatingwebhookconfiguration',
-  schema: 'io.k8s.api.admissionregistration.v1.ValidatingWebhookConfiguration',
-  setDefaults: (o) => o.webhooks?.forEach(defaultWebhook),
-};
-
-export const mutatingWebhookConfigurations: Kind<MutatingWebhookConfiguration> = {
-  ...configuration,
-  kind: 'MutatingWebhookConfiguration',
-  plural: 'mutatingwebhookconfigurations',
-  singular: 'mutatingwebhookconfiguration',
-  schema: 'io.k8s.api.admissionregistration.v1.MutatingWebhookConfiguration',
-  setDefaults: (o) =>
-    o.webhooks?.forEach((w: Mutable<MutatingWebhook>) => {
-      defaultWebhook(w);
-      w.reinvocationPolicy ??= 'Never';
-    }),
-};
-
-// ---- policies
 
 function validateMatch(m: MatchResources | undefined, field: string): FieldError[] {
   if (!m) return [];
