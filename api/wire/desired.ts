@@ -1,4 +1,4 @@
-import type { ConfigMap, Event, Node, Pod, Secret, ServiceAccount } from 'kubernetes-types/core/v1.js';
+import type { ConfigMap, Node, Pod, Secret, ServiceAccount } from 'kubernetes-types/core/v1.js';
 import type { RuntimeClass } from 'kubernetes-types/node/v1.js';
 
 /**
@@ -75,5 +75,3 @@ export interface AgentEvent {
   at: number;
   count: number;
 }
-
-export type KubeEvent = Event;

@@ -1,14 +1,12 @@
-import { rfc3339, rfc3339Micro } from '../../api/clock.js';
-import { fieldDefinitions, type Schema } from '../../api/kinds/schema.js';
-import { badRequest } from '../../api/meta/errors.js';
-import { PROTOBUF_FIELDS } from './protobuf-fields.js';
-
 /**
  * Reads Kubernetes' protobuf form of an object (apimachinery serializer/protobuf), in which Go clients send the kinds
  * that they know. Answers are never given in it: every client takes JSON as well. Types come from the generated
  * definitions, field numbers from PROTOBUF_FIELDS.
  */
-export const PROTOBUF_TYPE = 'application/vnd.kubernetes.protobuf';
+import { rfc3339, rfc3339Micro } from '../../api/clock.js';
+import { fieldDefinitions, type Schema } from '../../api/kinds/schema.js';
+import { badRequest } from '../../api/meta/errors.js';
+import { PROTOBUF_FIELDS } from './protobuf-fields.js';
 
 const MAGIC = Buffer.from('k8s\0');
 const MAX_DEPTH = 64;

@@ -80,8 +80,6 @@ export const PATCH_TYPES = {
   apply: 'application/apply-patch+yaml',
 } as const;
 
-export type PatchType = (typeof PATCH_TYPES)[keyof typeof PATCH_TYPES];
-
 export interface DeleteResult {
   /** The object as it is now (being deleted), or as it last was (removed). */
   readonly object: Frozen<AnyObject>;

@@ -1,4 +1,4 @@
-// What binds a pod to a node: the body of pods/NAME/binding.
+/** What binds a pod to a node: the body of pods/NAME/binding. */
 import type { Binding, Pod } from 'kubernetes-types/core/v1.js';
 import { rfc3339 } from '../../api/clock.js';
 import type { FieldError } from '../../api/kinds/kind.js';

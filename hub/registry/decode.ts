@@ -1,4 +1,4 @@
-// What the body of a request is read as: an object of one kind, or a refusal in Kubernetes' words.
+/** What the body of a request is read as: an object of one kind, or a refusal in Kubernetes' words. */
 import { apiVersionOf, type CustomParts, type Kind } from '../../api/kinds/kind.js';
 import { decode, schemaNamed, schemaOf } from '../../api/kinds/schema.js';
 import { type ApiError, badRequest } from '../../api/meta/errors.js';

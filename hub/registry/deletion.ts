@@ -1,4 +1,4 @@
-// What a delete asks for, and what it writes into the object that it ends.
+/** What a delete asks for, and what it writes into the object that it ends. */
 import { rfc3339 } from '../../api/clock.js';
 import type { Kind } from '../../api/kinds/kind.js';
 import { badRequest, conflict } from '../../api/meta/errors.js';

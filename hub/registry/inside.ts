@@ -1,4 +1,4 @@
-// The doors inside the hub: the client of its own parts, and what a new cluster is given.
+/** The doors inside the hub: the client of its own parts, and what a new cluster is given. */
 import { namespaces, priorityClasses, runtimeClasses } from '../../api/kinds/index.js';
 import type { Kind } from '../../api/kinds/kind.js';
 import { SYSTEM_PRIORITIES } from '../../api/kinds/priorityclass.js';

@@ -1,4 +1,4 @@
-// Metadata of an object on its way into the store, and the preconditions that a write states by it.
+/** Metadata of an object on its way into the store, and the preconditions that a write states by it. */
 import type { Kind } from '../../api/kinds/kind.js';
 import { badRequest, conflict } from '../../api/meta/errors.js';
 import { deepEqual } from '../../api/meta/json.js';

@@ -1,4 +1,4 @@
-// Who comes to own which fields (`metadata.managedFields`) by a write.
+/** Who comes to own which fields (`metadata.managedFields`) by a write. */
 import { rfc3339 } from '../../api/clock.js';
 import { apiVersionOf, type Kind } from '../../api/kinds/kind.js';
 import { schemaOf } from '../../api/kinds/schema.js';

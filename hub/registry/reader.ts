@@ -1,4 +1,4 @@
-// Reads of what is stored: objects, lists at a revision or in pages, watches, and what admission looks up.
+/** Reads of what is stored: objects, lists at a revision or in pages, watches, and what admission looks up. */
 import type { Clock } from '../../api/clock.js';
 import type { Kind } from '../../api/kinds/kind.js';
 import { ApiError, badRequest, notFound } from '../../api/meta/errors.js';

@@ -1,3 +1,4 @@
+/** Every verb for every kind, put together from reader, writer and the readings of bodies. */
 import type { Binding, Service } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
 import { allKinds, pods, serviceAccounts, services } from '../../api/kinds/index.js';

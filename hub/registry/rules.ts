@@ -1,4 +1,6 @@
-// What stands in the store after a write: the wanted object through its door, defaulted, within the rules of its kind.
+/**
+ * What stands in the store after a write: the wanted object through its door, defaulted, within the rules of its kind.
+ */
 import { rfc3339 } from '../../api/clock.js';
 import type { FieldError, Kind } from '../../api/kinds/kind.js';
 import { ApiError } from '../../api/meta/errors.js';

@@ -1,5 +1,7 @@
-// Writes of objects: what a request makes goes through admission and the rules into the store, one after the other for
-// each object.
+/**
+ * Writes of objects: what a request makes goes through admission and the rules into the store, one after the other for
+ * each object.
+ */
 import { randomUUID } from 'node:crypto';
 import { type Clock, rfc3339 } from '../../api/clock.js';
 import type { Kind } from '../../api/kinds/kind.js';

@@ -84,9 +84,6 @@ export function formatReference(r: Reference): string {
 /** `registry/repository@digest`: a container's imageID. */
 export const repoDigest = (r: Reference, digest: string): string => `${r.registry}/${r.repository}@${digest}`;
 
-/** Whether the image is in the hub's own registry. */
-export const isHubImage = (image: string): boolean => image.startsWith(`${HUB_REGISTRY}/`);
-
 /**
  * The reference under which a client on this machine reaches the image: {@link HUB_REGISTRY} becomes `hubHostPort` (e.g.
  * `192.168.1.10:6443`, or a loopback proxy's address); any other image comes back in its full form.
