@@ -1,6 +1,6 @@
 /** The seams inside the agent: link ↔ pods. `main.ts` joins them; tests replace either side. */
 import type { AgentEvent, DesiredSet, NodeReport, PodReport } from '../api/wire/desired.js';
-import type { PodLogOptions } from '../api/wire/streams.js';
+import type { NodeStats, PodLogOptions, StatsOptions } from '../api/wire/streams.js';
 
 /** Implemented by agent/pods, called by agent/link. */
 export interface PodHost {
@@ -11,6 +11,8 @@ export interface PodHost {
    * (`BadRequest`, `NotFound`), text as the kubelet's.
    */
   logs(options: PodLogOptions, signal: AbortSignal): AsyncIterable<Uint8Array>;
+  /** What node and pods use now. Takes a second when it was not asked lately. */
+  stats(options: StatsOptions): Promise<NodeStats>;
 }
 
 /** Implemented by agent/link, called by agent/pods and agent/node. Calls never block and never throw: latest wins, events are a bounded ring. */

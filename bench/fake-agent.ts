@@ -4,6 +4,7 @@ import type { AgentLink } from '../agent/link/link.js';
 import type { PodHost } from '../agent/ports.js';
 import { rfc3339 } from '../api/clock.js';
 import type { DesiredSet, NodeReport } from '../api/wire/desired.js';
+import type { NodeStats } from '../api/wire/streams.js';
 
 export const pause = (ms: number) => new Promise((r) => setTimeout(r, ms));
 
@@ -151,6 +152,9 @@ export class InstantHost implements PodHost {
         ...(deletionTimestamp ? { gone: true } : {}),
       });
     }
+  }
+  async stats(): Promise<NodeStats> {
+    return { w: 1000, n: [0, 0], p: [] };
   }
   async *logs(): AsyncGenerator<Uint8Array> {}
 }

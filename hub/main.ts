@@ -25,6 +25,8 @@ import { EmbeddedBroker } from './link/embedded.js';
 import { ExternalBus } from './link/external.js';
 import { HubLink } from './link/link.js';
 import { Revocations } from './link/revocation.js';
+import { metricsSources } from './metrics/sources.js';
+import { NodeUsage } from './metrics/usage.js';
 import { prepareIssuer } from './pki/issuer.js';
 import { createPki } from './pki/pki.js';
 import { CustomDefinitions } from './registry/custom/definitions.js';
@@ -167,6 +169,9 @@ export class Hub {
       registry: () => hostPort(at, this.#apiPort),
       tokens: new PodTokenSource(tokens),
     });
+    const usage = new NodeUsage({ link, clock, log: log.child({ room: 'metrics' }) });
+    this.#running.push({ stop: async () => usage.stop() });
+    for (const [kind, source] of metricsSources(client, usage, clock)) registry.sources.set(kind, source);
     const images = await this.#run(new ImageRegistry(dataDir, { log: log.child({ room: 'images' }), clock }));
     const transpiler = await this.#run(new Transpiler(dataDir, { log: log.child({ room: 'images' }) }));
     const api = new Api({

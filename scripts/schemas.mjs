@@ -100,6 +100,68 @@ const CONSTANTS = {
   },
 };
 
+/** Types of k8s.io/metrics, of which no package has models. */
+function metrics(definitions) {
+  const pkg = 'io.k8s.metrics.pkg.apis.metrics.v1beta1';
+  const said = (description, rest) => ({ description, ...rest });
+  const usage = said(
+    'Quantity used of each resource: cpu in cores on average over the window, memory in bytes.',
+    {
+      type: 'object',
+      additionalProperties: ref(QUANTITY),
+    },
+  );
+  const define = (kind, description, properties, required) => {
+    definitions[`${pkg}.${kind}`] = { description, type: 'object', required, properties };
+    return definitions[`${pkg}.${kind}`];
+  };
+  const gvk = (kind) => [{ group: 'metrics.k8s.io', kind, version: 'v1beta1' }];
+  const typed = {
+    apiVersion: said('Version of the schema of this representation.', { type: 'string' }),
+    kind: said('Name of the resource that this object represents.', { type: 'string' }),
+  };
+  define(
+    'ContainerMetrics',
+    'What one container uses.',
+    { name: said('Name of the container in the pod.', { type: 'string' }), usage },
+    ['name', 'usage'],
+  );
+  for (const [kind, description, own] of [
+    ['NodeMetrics', 'What a node uses, on average over a window of time.', { usage }],
+    [
+      'PodMetrics',
+      'What the containers of a pod use, on average over a window of time.',
+      {
+        containers: said('All running containers of the pod, measured over the same window.', {
+          type: 'array',
+          items: ref(`${pkg}.ContainerMetrics`),
+          'x-kubernetes-list-type': 'atomic',
+        }),
+      },
+    ],
+  ]) {
+    const all = {
+      ...typed,
+      metadata: said("The object's metadata.", ref(`${META}.ObjectMeta`)),
+      timestamp: said('End of the window.', ref(`${META}.Time`)),
+      window: said('Length of the window, as Go writes durations.', { type: 'string' }),
+      ...own,
+    };
+    define(kind, description, all, ['timestamp', 'window', ...Object.keys(own)])[
+      'x-kubernetes-group-version-kind'
+    ] = gvk(kind);
+    const list = {
+      ...typed,
+      metadata: said("The list's metadata.", ref(`${META}.ListMeta`)),
+      items: said(`List of ${kind}.`, { type: 'array', items: ref(`${pkg}.${kind}`) }),
+    };
+    define(`${kind}List`, `${kind}List is a list of ${kind}.`, list, ['items'])[
+      'x-kubernetes-group-version-kind'
+    ] = gvk(`${kind}List`);
+  }
+  return [`${META}.ObjectMeta`, `${META}.ListMeta`];
+}
+
 const ref = (name) => ({ $ref: `#/definitions/${name}` });
 
 /** Doc comments and required-ness of one model, from its .d.ts. */
@@ -195,6 +257,7 @@ export async function makeDefinitions() {
     if (facts.atomic) definition['x-kubernetes-map-type'] = 'atomic';
   };
 
+  pending.push(...metrics(definitions));
   for (const name of roots()) {
     await define(name);
     const { apiVersion, kind } = definitions[name].properties;

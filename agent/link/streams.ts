@@ -12,7 +12,7 @@ import {
   type StreamError,
   TYPE,
 } from '../../api/wire/messages.js';
-import type { PodLogOptions } from '../../api/wire/streams.js';
+import type { PodLogOptions, StatsOptions } from '../../api/wire/streams.js';
 import { LIMITS } from '../../api/wire/topics.js';
 import type { PodHost } from '../ports.js';
 
@@ -34,7 +34,7 @@ export class AgentStreams {
   readonly #streams = new Map<number, Stream>();
 
   constructor(
-    private readonly host: Pick<PodHost, 'logs'>,
+    private readonly host: Pick<PodHost, 'logs' | 'stats'>,
     private readonly clock: Clock,
     private readonly send: Send,
   ) {}
@@ -70,6 +70,7 @@ export class AgentStreams {
     }
     const start = {
       logs: (signal: AbortSignal) => this.host.logs(o.r.options as PodLogOptions, signal),
+      stats: () => jsonOf(this.host.stats(o.r.options as StatsOptions)),
     }[o.r.kind];
     if (!start) {
       fail('BadRequest', `this agent has no "${o.r.kind}" streams; upgrade it`);
@@ -154,4 +155,9 @@ export async function* gather(source: AsyncIterable<Uint8Array>, size: number): 
   } finally {
     await it.return?.();
   }
+}
+
+/** A small answer, as the only chunk of a stream. */
+async function* jsonOf(answer: Promise<unknown>): AsyncGenerator<Uint8Array> {
+  yield Buffer.from(JSON.stringify(await answer));
 }

@@ -8,8 +8,9 @@ import type { Log } from '../../api/log.js';
 import { ApiError, badRequest } from '../../api/meta/errors.js';
 import { type DesiredSet, tokenName } from '../../api/wire/desired.js';
 import { jwt } from '../../api/wire/jwt.js';
-import type { PodLogOptions } from '../../api/wire/streams.js';
+import { type NodeStats, type PodLogOptions, type StatsOptions, statsOrder } from '../../api/wire/streams.js';
 import type { ContainerStatus, ImageStatus, Shim, ShimHealth } from '../../shims/shim.js';
+import { type NodeUsage, nodeUsage } from '../node/usage.js';
 import type { PodHost, PullGate, Reporter } from '../ports.js';
 import type { Mounter } from '../volumes/mounts.js';
 import { diskUsage, Volumes } from '../volumes/volumes.js';
@@ -28,6 +29,7 @@ import { readLog, rotatedFiles } from './logs.js';
 import { Observer, type PodObservation } from './observer.js';
 import { attemptsOf, podId, type Tuning } from './plan.js';
 import { allContainers } from './resources.js';
+import { type Measured, StatsMeter } from './stats.js';
 import { PodWorker } from './worker.js';
 
 export interface PodManagerOptions {
@@ -60,6 +62,8 @@ export interface PodManagerOptions {
   maxParallelPulls?: number;
   /** Default: images may be pulled at any time. */
   pulls?: PullGate;
+  /** What the whole machine uses; default: as its kernel counts. */
+  nodeUsage?: () => NodeUsage;
   mounter?: Mounter;
   memoryDir?: string | undefined;
 }
@@ -80,6 +84,7 @@ export class PodManager implements PodHost {
   readonly #health = new Map<Shim, ShimHealth>();
   readonly #volumes: Volumes;
   readonly #host: Host;
+  readonly #stats: StatsMeter;
   readonly #cancels = new Set<() => void>();
   #desired: DesiredSet | undefined;
   #config: ConfigObjects = { maps: new Map(), secrets: new Map(), tokens: new Map() };
@@ -107,6 +112,13 @@ export class PodManager implements PodHost {
     for (const shim of options.shims.values())
       this.#observers.set(shim, new Observer(shim, options.clock, (uid) => this.#changed(uid)));
     this.#host = this.#makeHost();
+    this.#stats = new StatsMeter({
+      node: options.nodeUsage ?? nodeUsage,
+      shims: () => [...options.shims.values()].filter((s) => this.#health.get(s)?.ready),
+      pods: () => this.#measured(),
+      clock: options.clock,
+      log: this.#log,
+    });
   }
 
   /** Adopts what the shims have. Until the first `setDesired` nothing is stopped. */
@@ -528,6 +540,22 @@ export class PodManager implements PodHost {
         this.#unusedSince.delete(i.ref);
       }
     }
+  }
+
+  stats(options: StatsOptions): Promise<NodeStats> {
+    return this.#stats.stats(options);
+  }
+
+  #measured(): Measured[] {
+    const out: Measured[] = [];
+    for (const [uid, w] of this.#workers) {
+      if (!w.present) continue;
+      const running = new Map(
+        w.seen.containers.filter((c) => c.state === 'running').map((c) => [c.name, c.id]),
+      );
+      if (running.size > 0) out.push({ uid, containers: statsOrder(w.pod.spec).map((n) => running.get(n)) });
+    }
+    return out;
   }
 
   async *logs(options: PodLogOptions, signal: AbortSignal): AsyncIterable<Uint8Array> {

@@ -12,6 +12,7 @@ import { jobs } from './job.js';
 import type { Kind } from './kind.js';
 import { leases } from './lease.js';
 import { limitRanges } from './limitrange.js';
+import { nodeMetrics, podMetrics } from './metrics.js';
 import { namespaces } from './namespace.js';
 import { ingressClasses, ingresses, networkPolicies } from './networking.js';
 import { nodes } from './node.js';
@@ -72,10 +73,12 @@ export {
   namespaces,
   networkPolicies,
   newEvents,
+  nodeMetrics,
   nodes,
   persistentVolumeClaims,
   persistentVolumes,
   podDisruptionBudgets,
+  podMetrics,
   pods,
   podTemplates,
   priorityClasses,
@@ -159,4 +162,6 @@ export const allKinds: readonly Kind[] = [
   selfSubjectAccessReviews,
   localSubjectAccessReviews,
   selfSubjectRulesReviews,
+  nodeMetrics,
+  podMetrics,
 ] as unknown as readonly Kind[];

@@ -21,6 +21,8 @@ export interface LinkSettings {
   keepalive?: number;
   /** Seconds that reports wait for others to travel with. Default 0: at once. */
   reportInterval?: number;
+  /** Seconds that an answer about usage is good for; 0: asked anew each time. Default {@link METRICS_INTERVAL}. */
+  metricsInterval?: number;
   /** No metrics, and logs are not followed. */
   metered?: boolean;
   /** Logs are followed although the node is metered. */
@@ -33,6 +35,8 @@ export interface LinkSettings {
 export const MIN_KEEPALIVE = 10;
 export const MAX_KEEPALIVE = 1200;
 const MAX_REPORT_INTERVAL = 3600;
+export const METRICS_INTERVAL = 15;
+const MAX_METRICS_INTERVAL = 3600;
 /** Less than this is gone with a few reconnects. */
 const MIN_DAILY_LIMIT = 64 * 1024;
 
@@ -76,6 +80,7 @@ const SETTINGS: {
 } = {
   keepalive: ['keepalive', seconds(MIN_KEEPALIVE, MAX_KEEPALIVE)],
   'report-interval': ['reportInterval', seconds(0, MAX_REPORT_INTERVAL)],
+  'metrics-interval': ['metricsInterval', seconds(0, MAX_METRICS_INTERVAL)],
   metered: ['metered', word('true', 'false')],
   'log-follow': ['logFollow', word('allowed', 'denied')],
   'pull-window': ['pullWindow', pullWindow],

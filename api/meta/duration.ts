@@ -44,3 +44,14 @@ export function goDuration(text: string): number | undefined {
   for (const [, n, unit] of rest.matchAll(/([\d.]+)([a-zµμ]+)/g)) ms += Number(n) * UNITS[unit!]!;
   return sign === '-' ? -ms : ms;
 }
+
+/** Milliseconds as Go's time.Duration prints itself: `15.204s`, `1m0.5s`, `250ms`. */
+export function formatGoDuration(ms: number): string {
+  if (ms === 0) return '0s';
+  if (ms < 0) return `-${formatGoDuration(-ms)}`;
+  if (ms < 1000) return `${ms}ms`;
+  const seconds = (n: number) => `${Number((n / 1000).toFixed(6))}s`;
+  const [hours, minutes] = [Math.floor(ms / 3_600_000), Math.floor(ms / 60_000) % 60];
+  if (hours > 0) return `${hours}h${minutes}m${seconds(ms % 60_000)}`;
+  return minutes > 0 ? `${minutes}m${seconds(ms % 60_000)}` : seconds(ms);
+}

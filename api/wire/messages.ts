@@ -3,7 +3,7 @@
 import type { StatusReason } from '../meta/errors.js';
 import type { KubeObject } from '../meta/object.js';
 import type { AgentEvent, NodeReport, PodReport } from './desired.js';
-import type { PodLogOptions } from './streams.js';
+import type { PodLogOptions, StatsOptions } from './streams.js';
 
 /** Third byte of a frame. */
 export const TYPE = {
@@ -168,6 +168,7 @@ export interface Refused {
 /** What a stream may be. exec, attach and port-forward will be further members. */
 export interface StreamRequests {
   logs: PodLogOptions;
+  stats: StatsOptions;
 }
 
 export interface Open {

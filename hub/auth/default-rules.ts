@@ -166,6 +166,7 @@ export const CLUSTER_RULES = {
     urls('/flagz /healthz /healthz/* /livez /livez/* /metrics /metrics/slis /readyz /readyz/* /statusz'),
     on('core', 'nodes/metrics', 'get'),
   ],
+  'system:aggregated-metrics-reader': [on('metrics.k8s.io', 'nodes pods', READ)],
   'system:node': [
     on(AUTHENTICATION, 'tokenreviews', 'create'),
     on(AUTHORIZATION, 'localsubjectaccessreviews subjectaccessreviews', 'create'),

@@ -71,23 +71,28 @@ const NAMESPACE_SUBJECTS: Readonly<
   },
 };
 
-const meta = (name: string, into?: string) => ({
+const meta = (name: string, ...into: readonly string[]) => ({
   name,
   labels: {
     'kubernetes.io/bootstrapping': 'rbac-defaults',
-    ...(into ? { [`${AGGREGATE}${into}`]: 'true' } : {}),
+    ...Object.fromEntries(into.map((role) => [AGGREGATE + role, 'true'])),
   },
   annotations: { 'rbac.authorization.kubernetes.io/autoupdate': 'true' },
 });
 
 const TO = /^system:aggregate-to-(.*)$/;
+/** metrics-server's, whose name does not say it. */
+const READERS: Readonly<Record<string, readonly string[]>> = {
+  'system:aggregated-metrics-reader': ['admin', 'edit', 'view'],
+};
+const takenInBy = (name: string): readonly string[] => READERS[name] ?? TO.exec(name)?.slice(1) ?? [];
 
 const copy = <T>(list: readonly T[]): T[] => structuredClone(list) as T[];
 
 /** The ClusterRoles of a new cluster; aggregated ones have no rules yet. */
 export const defaultClusterRoles = (): ClusterRole[] => [
   ...Object.entries<readonly PolicyRule[]>(CLUSTER_RULES).map(([name, rules]) => ({
-    metadata: meta(name, TO.exec(name)?.[1]),
+    metadata: meta(name, ...takenInBy(name)),
     rules: copy(rules),
   })),
   ...Object.entries(CONTROLLER_RULES).map(([name, rules]) => ({
@@ -95,7 +100,7 @@ export const defaultClusterRoles = (): ClusterRole[] => [
     rules: copy(rules),
   })),
   ...AGGREGATED.map(({ name, into }) => ({
-    metadata: meta(name, into),
+    metadata: meta(name, ...(into ? [into] : [])),
     aggregationRule: { clusterRoleSelectors: [{ matchLabels: { [`${AGGREGATE}${name}`]: 'true' } }] },
     rules: [],
   })),

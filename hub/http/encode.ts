@@ -132,7 +132,7 @@ export class Encoder {
 
   *#listChunks(kind: Kind, result: ListResult, form: Form): Generator<string> {
     const metadata = JSON.stringify({
-      resourceVersion: result.resourceVersion,
+      resourceVersion: result.resourceVersion || undefined,
       ...(result.continue ? { continue: result.continue } : {}),
       ...(result.remainingItemCount ? { remainingItemCount: result.remainingItemCount } : {}),
     });

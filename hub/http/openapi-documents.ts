@@ -24,7 +24,9 @@ function closure(roots: readonly string[], definitions: Definitions): string[] {
 const usedBy = (kinds: readonly Kind[], definitions: Definitions): string[] =>
   closure(
     [
-      ...kinds.flatMap((k) => (k.verbs ? [k.schema] : [k.schema, `${k.schema}List`])),
+      ...kinds.flatMap((k) =>
+        k.verbs && !k.verbs.includes('list') ? [k.schema] : [k.schema, `${k.schema}List`],
+      ),
       ...kinds.flatMap((k) => subresourcesOf(k).flatMap((s) => schemaOfPart(k, s.name) ?? [])),
       `${META}.Status`,
       `${META}.DeleteOptions`,
@@ -326,8 +328,36 @@ function pathsOf(
       answer: k.schema,
       code: 201,
     });
+    const read = (schema: string, what: string | undefined, of: Operation['gvk']): Operation =>
+      make({
+        method: 'get',
+        verb: 'read',
+        what,
+        gvk: of,
+        action: 'get',
+        description: `read the specified ${k.kind}`,
+        query: [PRETTY],
+        answer: schema,
+      });
+    const everywhere = {
+      path: `${base}/${k.plural}`,
+      parameters: [],
+      operations: [listOf(`${k.kind}ForAllNamespaces`)],
+    };
     if (k.verbs) {
-      out.push({ path: collection, parameters: outer, operations: [create] });
+      const lists = k.verbs.includes('list');
+      const operations = [
+        ...(lists ? [listOf(undefined)] : []),
+        ...(k.verbs.includes('create') ? [create] : []),
+      ];
+      out.push({ path: collection, parameters: outer, operations });
+      if (lists && k.namespaced) out.push(everywhere);
+      if (k.verbs.includes('get'))
+        out.push({
+          path: `${collection}/{name}`,
+          parameters: [NAME, ...outer],
+          operations: [read(k.schema, undefined, gvk)],
+        });
       continue;
     }
     out.push({
@@ -348,24 +378,9 @@ function pathsOf(
         }),
       ],
     });
-    if (k.namespaced) {
-      out.push({
-        path: `${base}/${k.plural}`,
-        parameters: [],
-        operations: [listOf(`${k.kind}ForAllNamespaces`)],
-      });
-    }
+    if (k.namespaced) out.push(everywhere);
     const readWrite = (schema: string, what: string | undefined, of: Operation['gvk']): Operation[] => [
-      make({
-        method: 'get',
-        verb: 'read',
-        what,
-        gvk: of,
-        action: 'get',
-        description: `read the specified ${k.kind}`,
-        query: [PRETTY],
-        answer: schema,
-      }),
+      read(schema, what, of),
       make({
         method: 'put',
         verb: 'replace',

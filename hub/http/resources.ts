@@ -92,6 +92,22 @@ const list: Run = async (b, call, req) => {
   return b.encoder.list(kind, b.registry.list(context(call, req), kind, listQuery(call.query, namespace)), f);
 };
 
+const ask: Run = async (b, call, req) => {
+  const f = form(call, req, 'object');
+  const { kind } = call.target;
+  const ctx = context(call, req);
+  const o = await b.registry.ask(ctx, kind, keyOfTarget(call.target));
+  return warn(await b.encoder.object(kind, o, f), ctx.warnings);
+};
+
+const askAll: Run = async (b, call, req) => {
+  const f = form(call, req, 'list');
+  const { kind, namespace } = call.target;
+  const ctx = context(call, req);
+  const result = await b.registry.askAll(ctx, kind, listQuery(call.query, namespace));
+  return warn(await b.encoder.list(kind, result, f), ctx.warnings);
+};
+
 const watch: Run = async (b, call, req) => {
   const f = form(call, req, 'object');
   // Lines must stay lines.
@@ -250,6 +266,11 @@ const PART: Readonly<Record<string, Operation>> = {
   PUT: ITEM['PUT']!,
   PATCH: ITEM['PATCH']!,
 };
+/** What there is of a kind that is not stored, as far as its declaration names the verb. */
+const ASKED: Readonly<Record<'collection' | 'item', Readonly<Record<string, Operation>>>> = {
+  collection: { GET: { verb: 'list', run: askAll }, POST: COLLECTION['POST']! },
+  item: { GET: { verb: 'get', run: ask } },
+};
 const WATCH: Operation = { verb: 'watch', run: watch, longRunning: true };
 const POD_PARTS: Readonly<Record<string, Readonly<Record<string, Operation>>>> = {
   log: { GET: { verb: 'get', run: log, longRunning: true } },
@@ -260,8 +281,10 @@ const POD_PARTS: Readonly<Record<string, Readonly<Record<string, Operation>>>> =
 /** The methods that a target has. Throws NotFound for a subresource that the kind does not have. */
 function operationsOf({ kind, name, subresource }: Target): Readonly<Record<string, Operation>> {
   if (kind.verbs) {
-    if (name !== undefined) throw noSuchResource();
-    return { POST: COLLECTION['POST']! };
+    const all = Object.entries(ASKED[name === undefined ? 'collection' : 'item']);
+    const its = all.filter(([, o]) => kind.verbs!.includes(o.verb));
+    if (subresource !== undefined || its.length === 0) throw noSuchResource();
+    return Object.fromEntries(its);
   }
   if (subresource === undefined) return name === undefined ? COLLECTION : ITEM;
   if (subresource === 'status' && kind.status) return PART;
@@ -282,7 +305,10 @@ export function callOf(method: string, target: Target, query: URLSearchParams): 
   const operations = operationsOf(target);
   let operation = Object.hasOwn(operations, method) ? operations[method] : undefined;
   if (!operation) throw methodNotAllowed();
-  if (method === 'GET' && target.subresource === undefined && isWatch(query)) operation = WATCH;
+  if (method === 'GET' && target.subresource === undefined && isWatch(query)) {
+    if (target.kind.verbs) throw methodNotAllowed();
+    operation = WATCH;
+  }
   // Without a namespace, one of many can be looked for but not made.
   const everywhere = target.kind.namespaced && target.namespace === undefined && target.name === undefined;
   if (everywhere && method === 'POST') throw methodNotAllowed();

@@ -19,7 +19,7 @@ import {
   type Report,
   TYPE,
 } from '../../api/wire/messages.js';
-import type { PodLogOptions } from '../../api/wire/streams.js';
+import type { PodLogOptions, StatsOptions } from '../../api/wire/streams.js';
 import { parseTopic } from '../../api/wire/topics.js';
 import type { PodTokenSource } from '../auth/podtokens.js';
 import type { Client } from '../client.js';
@@ -27,7 +27,7 @@ import { EventRecorder } from '../events.js';
 import { Informers } from '../informer.js';
 import type { Pki } from '../pki/pki.js';
 import { WorkQueue } from '../queue.js';
-import type { NodeStreams } from '../streams.js';
+import type { NodeStreams, UsageStreams } from '../streams.js';
 import { announce } from './announce.js';
 import type { Bus, BusAddresses } from './bus.js';
 import { DesiredSets } from './desired.js';
@@ -71,7 +71,7 @@ const MAX_UNPROVEN = 8 * 1024;
 const SWEEP_MS = 30 * 60_000;
 const GRACE_MS = 10_000;
 
-export class HubLink implements NodeStreams {
+export class HubLink implements NodeStreams, UsageStreams {
   readonly #o: HubLinkOptions;
   readonly #log: Log;
   readonly #clock: Clock;
@@ -256,6 +256,12 @@ export class HubLink implements NodeStreams {
           `kubectl annotate node ${node} ${LINK_PREFIX}log-follow=allowed`,
       );
     return n.streams.open('logs', options, (type, body) => this.#sender.sealed(n, 's/d', type, body), signal);
+  }
+
+  async stats(node: string, options: StatsOptions, signal: AbortSignal): Promise<AsyncIterable<Uint8Array>> {
+    const n = this.#nodes.get(node);
+    if (!n?.session) throw new ApiError('ServiceUnavailable', `node "${node}" has no link to the hub`);
+    return n.streams.open('stats', options, (type, body) => this.#sender.sealed(n, 's/d', type, body), signal);
   }
 
   #message(topic: string, payload: Uint8Array): void {

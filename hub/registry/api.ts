@@ -1,5 +1,5 @@
 import type { Kind } from '../../api/kinds/kind.js';
-import type { AnyObject, ObjectKey } from '../../api/meta/object.js';
+import type { AnyObject, KubeObject, ObjectKey } from '../../api/meta/object.js';
 import type {
   Client,
   DeleteOptions,
@@ -38,6 +38,13 @@ export interface RequestContext {
 /** Answers an object of a kind that is not stored, or a part of one; gets and gives the whole object. */
 export type Answer = (ctx: RequestContext, o: AnyObject, namespace: string | undefined) => Promise<AnyObject>;
 
+/** Where the objects of a kind come from that are read and never stored: asked anew each time. Rejects with ApiError. */
+export interface Source {
+  get(ctx: RequestContext, key: ObjectKey): Promise<KubeObject>;
+  /** In the order of their keys; selectors are the source's business, checked before. */
+  list(ctx: RequestContext, query: ListQuery): Promise<KubeObject[]>;
+}
+
 /** A write that is about to happen. `next` is what is stored after it (what is deleted, for a delete). */
 export interface GuardedWrite {
   verb: 'create' | 'update' | 'delete';
@@ -62,6 +69,7 @@ export interface ListQuery extends ListOptions {
 
 export interface ListResult {
   readonly items: readonly Frozen<AnyObject>[];
+  /** Empty for what is not stored. */
   readonly resourceVersion: string;
   readonly continue?: string;
   readonly remainingItemCount?: number;
@@ -95,6 +103,9 @@ export interface RegistryVerbs extends KindTable {
 
   get(ctx: RequestContext, kind: Kind, key: ObjectKey, subresource?: Subresource): Frozen<AnyObject>;
   list(ctx: RequestContext, kind: Kind, query: ListQuery): ListResult;
+  /** {@link get} and {@link list} of a kind that is not stored. */
+  ask(ctx: RequestContext, kind: Kind, key: ObjectKey): Promise<Frozen<AnyObject>>;
+  askAll(ctx: RequestContext, kind: Kind, query: ListQuery): Promise<ListResult>;
   watch(ctx: RequestContext, kind: Kind, query: WatchQuery): Watcher<Frozen<AnyObject>>;
   /**
    * `body` is what JSON.parse returned, of whatever shape; it belongs to the registry from then on. So for the other

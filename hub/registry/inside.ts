@@ -29,8 +29,10 @@ export function clientOf(registry: RegistryVerbs, user: string): Client {
   });
   // The verbs are generic over kinds; the client narrows them to the kind's own type.
   const verbs = {
-    get: async (kind: Kind, key: ObjectKey) => registry.get(ctx(), kind, key),
-    list: async (kind: Kind, options: ListQuery = {}) => registry.list(ctx(), kind, options),
+    get: async (kind: Kind, key: ObjectKey) =>
+      kind.verbs ? registry.ask(ctx(), kind, key) : registry.get(ctx(), kind, key),
+    list: async (kind: Kind, options: ListQuery = {}) =>
+      kind.verbs ? registry.askAll(ctx(), kind, options) : registry.list(ctx(), kind, options),
     watch: (kind: Kind, options: WatchQuery = {}) => registry.watch(ctx(), kind, options),
     create: (kind: Kind, o: AnyObject) => registry.create(ctx(), kind, o.metadata?.namespace, copy(o)),
     update: (kind: Kind, o: AnyObject) => registry.update(ctx(), kind, keyOf(o), copy(o)),

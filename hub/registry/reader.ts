@@ -86,7 +86,7 @@ export class Reader {
   }
 
   list(kind: Kind, query: ListQuery): ListResult {
-    const filter = this.#filter(kind, query);
+    const filter = this.filter(kind, query);
     const prefix = this.prefix(kind, query.namespace);
     const { entries, revision, start } = this.#snapshot(prefix, query);
     const limit = positive(query.limit, 'limit');
@@ -134,7 +134,7 @@ export class Reader {
   }
 
   watch(kind: Kind, query: WatchQuery): Watcher<Frozen<AnyObject>> {
-    const filter = this.#filter(kind, query);
+    const filter = this.filter(kind, query);
     const prefix = this.prefix(kind, query.namespace) + this.#onlyName(kind, query.namespace, filter);
     const { resourceVersion: rv } = query;
     const fromNow = query.sendInitialEvents ?? (rv === undefined || rv === '' || rv === '0');
@@ -233,7 +233,8 @@ export class Reader {
     return stamped;
   }
 
-  #filter(kind: Kind, query: { labelSelector?: string; fieldSelector?: string }): Filter {
+  /** Parses the selectors; throws BadRequest for what the kind does not know. */
+  filter(kind: Kind, query: { labelSelector?: string; fieldSelector?: string }): Filter {
     const fields = query.fieldSelector ? parseFieldSelector(query.fieldSelector) : [];
     for (const { field } of fields) {
       const known =

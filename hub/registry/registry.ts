@@ -26,6 +26,7 @@ import {
   PATCH_TYPES,
   type RegistryVerbs,
   type RequestContext,
+  type Source,
   type Subresource,
   type WatchQuery,
 } from './api.js';
@@ -85,6 +86,8 @@ export class Registry implements RegistryVerbs {
   authorizer: Authorizer | undefined;
   /** For kinds that are questions: what is asked is answered, not stored. */
   readonly answers = new Map<Kind, Answer>();
+  /** For kinds that are read and never stored. */
+  readonly sources = new Map<Kind, Source>();
   /** The first address for Services: that of the API. */
   readonly apiClusterIP: string;
   /** Answers TokenRequests for ServiceAccounts. */
@@ -156,6 +159,24 @@ export class Registry implements RegistryVerbs {
 
   list(_ctx: RequestContext, kind: Kind, query: ListQuery): ListResult {
     return this.#reader.list(kind, query);
+  }
+
+  async ask(ctx: RequestContext, kind: Kind, key: ObjectKey): Promise<Frozen<AnyObject>> {
+    this.#reader.key(kind, key);
+    return deepFreeze((await this.#source(kind).get(ctx, key)) as AnyObject);
+  }
+
+  async askAll(ctx: RequestContext, kind: Kind, query: ListQuery): Promise<ListResult> {
+    this.#reader.filter(kind, query);
+    const items = (await this.#source(kind).list(ctx, query)) as AnyObject[];
+    return { items: deepFreeze(items), resourceVersion: '' };
+  }
+
+  #source(kind: Kind): Source {
+    const source = this.sources.get(kind);
+    if (!source)
+      throw new ApiError('ServiceUnavailable', 'the server is currently unable to handle the request');
+    return source;
   }
 
   watch(_ctx: RequestContext, kind: Kind, query: WatchQuery): Watcher<Frozen<AnyObject>> {

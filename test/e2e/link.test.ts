@@ -27,6 +27,7 @@ import {
 } from '../../api/wire/join.js';
 import { TYPE } from '../../api/wire/messages.js';
 import { type MqttConnection, openMqtt } from '../../api/wire/mqtt.js';
+import type { NodeStats } from '../../api/wire/streams.js';
 import { joinTopic, nodeSubscriptions, nodeTopic } from '../../api/wire/topics.js';
 import { broker as brokerCommand } from '../../cli/broker.js';
 import type { Bus, BusHandlers } from '../../hub/link/bus.js';
@@ -202,6 +203,9 @@ class Host implements PodHost {
         status: { phase: 'Running' },
         ...(p.metadata!.deletionTimestamp ? { gone: true } : {}),
       });
+  }
+  async stats(): Promise<NodeStats> {
+    return { w: 1000, n: [0, 0], p: [] };
   }
   async *logs(): AsyncGenerator<Uint8Array> {
     for (let i = 0; i < 30_000; i++)

@@ -20,6 +20,7 @@ import { VirtualClock } from '../../api/testing/virtual-clock.js';
 import { Decoder, encode, signingContext } from '../../api/wire/codec.js';
 import type { DesiredSet } from '../../api/wire/desired.js';
 import { type Hello, TYPE } from '../../api/wire/messages.js';
+import type { NodeStats } from '../../api/wire/streams.js';
 import { HUB_SUBSCRIPTIONS, nodeTopic, parseTopic } from '../../api/wire/topics.js';
 import type { Bus, BusHandlers } from '../../hub/link/bus.js';
 import { HubLink } from '../../hub/link/link.js';
@@ -271,6 +272,9 @@ class Host implements PodHost {
       });
   }
 
+  async stats(): Promise<NodeStats> {
+    return { w: 1000, n: [0, 0], p: [] };
+  }
   async *logs(): AsyncGenerator<Uint8Array> {
     yield Buffer.from(`${LOG}\n`.repeat(20));
   }

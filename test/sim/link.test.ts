@@ -17,6 +17,7 @@ import { keyOf } from '../../api/meta/object.js';
 import { VirtualClock } from '../../api/testing/virtual-clock.js';
 import type { DesiredSet, NodeReport } from '../../api/wire/desired.js';
 import { TYPE } from '../../api/wire/messages.js';
+import type { NodeStats, StatsOptions } from '../../api/wire/streams.js';
 import { HubLink } from '../../hub/link/link.js';
 import { createPki, nodeSubject, type Pki } from '../../hub/pki/pki.js';
 import { MemoryClient } from '../../hub/testing/memory-client.js';
@@ -79,6 +80,15 @@ class Host implements PodHost {
   logs: PodHost['logs'] = async function* (this: Host) {
     yield Buffer.from(this.text);
   }.bind(this);
+
+  /** Each question for usage. */
+  readonly asked: StatsOptions[] = [];
+  usage: NodeStats | Error = { w: 1000, n: [250_000, 65_536] };
+  async stats(options: StatsOptions): Promise<NodeStats> {
+    this.asked.push(options);
+    if (this.usage instanceof Error) throw this.usage;
+    return this.usage;
+  }
 
   setDesired(d: DesiredSet): void {
     this.calls++;

@@ -167,6 +167,7 @@ export class SimDevice {
       hostIP: () => node.hostIP(),
       allocatable: () => node.allocatable(),
       nodeMemoryBytes: 8e9,
+      nodeUsage: () => ({ cpuNanos: agent.monotonic() * 1e6, memoryBytes: 1e9 }),
       mounter: noMounts,
       memoryDir: `/sim/${name}/run`,
     });
@@ -179,6 +180,7 @@ export class SimDevice {
           manager.setDesired(d);
         },
         logs: manager.logs.bind(manager),
+        stats: manager.stats.bind(manager),
       },
       clock: agent,
       log,
