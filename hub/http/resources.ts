@@ -8,7 +8,14 @@ import { PATCH_TYPES } from '../registry/api.js';
 import type { NodeStreams } from '../streams.js';
 import { decodeBody, summaryOf } from './body.js';
 import { checkForm, type Encoder, type Form, formOf } from './encode.js';
-import { methodNotAllowed, noSuchResource, type Reply, type Request } from './message.js';
+import {
+  asApiError,
+  errorReply,
+  methodNotAllowed,
+  noSuchResource,
+  type Reply,
+  type Request,
+} from './message.js';
 import { contentType, negotiate, unsupportedMediaType } from './negotiate.js';
 import {
   applyOptions,
@@ -96,8 +103,13 @@ const ask: Run = async (b, call, req) => {
   const f = form(call, req, 'object');
   const { kind } = call.target;
   const ctx = context(call, req);
-  const o = await b.registry.ask(ctx, kind, keyOfTarget(call.target));
-  return warn(await b.encoder.object(kind, o, f), ctx.warnings);
+  try {
+    const o = await b.registry.ask(ctx, kind, keyOfTarget(call.target));
+    return warn(await b.encoder.object(kind, o, f), ctx.warnings);
+  } catch (e) {
+    // Why it is not found, for one.
+    return warn(errorReply(asApiError(e)), ctx.warnings);
+  }
 };
 
 const askAll: Run = async (b, call, req) => {

@@ -261,7 +261,12 @@ export class HubLink implements NodeStreams, UsageStreams {
   async stats(node: string, options: StatsOptions, signal: AbortSignal): Promise<AsyncIterable<Uint8Array>> {
     const n = this.#nodes.get(node);
     if (!n?.session) throw new ApiError('ServiceUnavailable', `node "${node}" has no link to the hub`);
-    return n.streams.open('stats', options, (type, body) => this.#sender.sealed(n, 's/d', type, body), signal);
+    return n.streams.open(
+      'stats',
+      options,
+      (type, body) => this.#sender.sealed(n, 's/d', type, body),
+      signal,
+    );
   }
 
   #message(topic: string, payload: Uint8Array): void {

@@ -166,13 +166,13 @@ describe('metrics.k8s.io', () => {
     await h.node('slow', { 'link.coxswain.dev/metrics-interval': '300' });
     await h.node('fresh', { 'link.coxswain.dev/metrics-interval': '0' });
     await Promise.all([h.listNodes(), h.listNodes(), h.listNodes()]);
-    expect(h.asked.map(([n]) => n)).toEqual(['pi1', 'slow', 'fresh']);
+    expect(h.asked.map(([n]) => n)).toEqual(['fresh', 'pi1', 'slow']);
     await h.listNodes();
-    expect(h.asked.map(([n]) => n)).toEqual(['pi1', 'slow', 'fresh', 'fresh']);
+    expect(h.asked.map(([n]) => n)).toEqual(['fresh', 'pi1', 'slow', 'fresh']);
     await h.clock.advance(16_000);
     h.asked.length = 0;
     await h.listNodes();
-    expect(h.asked.map(([n]) => n)).toEqual(['pi1', 'fresh']);
+    expect(h.asked.map(([n]) => n)).toEqual(['fresh', 'pi1']);
     // An answer about pods is one about the node, but not the other way round.
     await h.pod('a', 'pi1');
     h.says.set('pi1', { w: 1000, n: [1, 1], p: [] });

@@ -28,7 +28,7 @@ describe.skipIf(missing('root', 'kubectl-1.32', 'kubectl-1.36'))('resource metri
     table
       .trim()
       .split('\n')
-      .map((l) => l.split(/\s+/));
+      .map((l) => l.trim().split(/\s+/));
 
   beforeAll(async () => {
     hub = await new TestHub().start();
@@ -61,7 +61,7 @@ describe.skipIf(missing('root', 'kubectl-1.32', 'kubectl-1.36'))('resource metri
         'both pods in kubectl top',
         async () => {
           const t = rows(await kubectl('top', 'pods', '--sort-by=cpu'));
-          return t.length === 3 && t;
+          return t.length === 3 ? t : undefined;
         },
         { context },
       );
@@ -109,7 +109,8 @@ describe.skipIf(missing('root', 'kubectl-1.32', 'kubectl-1.36'))('resource metri
     const as = ['--as', 'system:serviceaccount:default:viewer'];
     expect((await k.try('top', 'pods', ...as)).stderr).toContain('pods.metrics.k8s.io is forbidden');
     await k('create', 'rolebinding', 'viewer', '--clusterrole=view', '--serviceaccount=default:viewer');
-    await eventually('the viewer sees metrics', async () => (await k.try('top', 'pods', ...as)).code === 0, {
+    await eventually('the viewer sees metrics', () => k('top', 'pods', ...as), {
+      timeoutMs: 15_000,
       context,
     });
     expect((await k.try('top', 'nodes', ...as)).stderr).toContain('nodes.metrics.k8s.io is forbidden');

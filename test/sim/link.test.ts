@@ -19,6 +19,7 @@ import type { DesiredSet, NodeReport } from '../../api/wire/desired.js';
 import { TYPE } from '../../api/wire/messages.js';
 import type { NodeStats, StatsOptions } from '../../api/wire/streams.js';
 import { HubLink } from '../../hub/link/link.js';
+import { NodeUsage } from '../../hub/metrics/usage.js';
 import { createPki, nodeSubject, type Pki } from '../../hub/pki/pki.js';
 import { MemoryClient } from '../../hub/testing/memory-client.js';
 import { eventually } from '../e2e/support/system.js';
@@ -556,6 +557,39 @@ describe('link', () => {
     // The restored store does not even know the node: the hourly comparison brings it back.
     await w.run(2 * 3_600_000);
     expect(names(host.desired)).toEqual(['only']);
+    await w.stop();
+  });
+
+  it('asks what a node uses over a stream, and costs nothing while nobody wants to know', async () => {
+    const w = new World();
+    await w.startHub();
+    const host = await w.startAgent('pi1');
+    await w.run(5_000);
+    const usage = new NodeUsage({ link: w.hub, clock: w.clock, log: w.log });
+    const ask = async (pods: boolean) => {
+      const answer = usage.of([await w.node('pi1')], pods);
+      await w.run(3_000);
+      return answer;
+    };
+    const quiet = w.net.log.length;
+    host.usage = { w: 1000, n: [250_000, 65_536], p: [['0a1b2c3d', [1, 2], null, [3, 4]]] };
+    expect((await ask(true)).usage.get('pi1')).toMatchObject(host.usage);
+    // Question, answer, and its end.
+    expect(w.net.log.length - quiet).toBe(3);
+    expect(host.asked).toEqual([{ p: 1 }]);
+    await ask(true);
+    expect(w.net.log.length - quiet).toBe(3);
+    await w.run(30_000);
+    expect(w.net.log.length - quiet).toBe(3);
+
+    host.usage = new Error('no such runtime');
+    expect([...(await ask(true)).absent]).toEqual([['pi1', 'did not answer']]);
+    await w.run(30_000);
+    w.net.cut('pi1');
+    await w.run(200);
+    expect([...(await ask(false)).absent]).toEqual([['pi1', 'has no link']]);
+    expect(host.asked).toHaveLength(2);
+    usage.stop();
     await w.stop();
   });
 
