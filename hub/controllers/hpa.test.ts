@@ -5,6 +5,8 @@ import {
   events,
   horizontalPodAutoscalers,
   horizontalPodAutoscalersV1,
+  podMetrics,
+  pods,
 } from '../../api/kinds/index.js';
 import { Cluster } from '../testing/cluster.js';
 
@@ -98,6 +100,144 @@ describe('HorizontalPodAutoscalers', () => {
     const after = await c.client.get(horizontalPodAutoscalers, KEY);
     expect(after.spec!.metrics!.length).toBe(2);
     expect(after.spec!.metrics![0]!.resource!.target.averageUtilization).toBe(50);
+    await c.stop();
+  });
+});
+
+describe('HorizontalPodAutoscalers with metrics', () => {
+  const target = (averageUtilization: number) => [
+    { type: 'Resource', resource: { name: 'cpu', target: { type: 'Utilization', averageUtilization } } },
+  ];
+
+  /** A Deployment of pods that ask for 100m, in a cluster whose pods use what `uses` says; undefined: not known. */
+  async function metered(replicas: number, uses: (pod: string) => string | undefined) {
+    const c = await new Cluster().start();
+    const asked: string[] = [];
+    c.registry.sources.set(podMetrics as never, {
+      get: async () => Promise.reject(new Error('not asked')),
+      list: async (_ctx, query) => {
+        asked.push(query.labelSelector ?? '');
+        const { items } = await c.client.list(pods, { labelSelector: query.labelSelector });
+        return items.flatMap((p) => {
+          const cpu = uses(p.metadata!.name!);
+          const timestamp = new Date(c.clock.now()).toISOString();
+          const containers = [{ name: 'c', usage: { cpu, memory: '50Mi' } }];
+          return cpu ? [{ metadata: { name: p.metadata!.name }, timestamp, window: '15s', containers }] : [];
+        }) as never;
+      },
+    });
+    const container = { name: 'c', image: 'x', resources: { requests: { cpu: '100m' } } };
+    await c.client.create(deployments, {
+      metadata: KEY,
+      spec: {
+        replicas,
+        selector: { matchLabels: { app: 'web' } },
+        template: { metadata: { labels: { app: 'web' } }, spec: { containers: [container] } },
+      },
+    });
+    await c.run(60_000);
+    const size = async () => (await c.client.get(deployments, KEY)).spec!.replicas;
+    return { c, asked, size };
+  }
+  const of = (metrics: object[], max = 10, behavior?: object): HorizontalPodAutoscaler => {
+    const h = hpa(1, max);
+    return { ...h, spec: { ...h.spec!, metrics: metrics as never, ...(behavior ? { behavior } : {}) } };
+  };
+
+  it('grow with what pods use, and shrink once five minutes say so', async () => {
+    let cpu = '100m';
+    const { c, asked, size } = await metered(2, () => cpu);
+    await c.client.create(horizontalPodAutoscalers, of(target(50)));
+    await c.until('twice as many', async () => (await size()) === 4);
+    cpu = '50m';
+    await c.run(60_000);
+    expect(await conditions(c)).toEqual([
+      'AbleToScale=True ReadyForNewScale',
+      'ScalingActive=True ValidMetricFound',
+      'ScalingLimited=False DesiredWithinRange',
+    ]);
+    expect((await c.client.get(horizontalPodAutoscalers, KEY)).status).toMatchObject({
+      currentReplicas: 4,
+      desiredReplicas: 4,
+      currentMetrics: [
+        { resource: { name: 'cpu', current: { averageUtilization: 50, averageValue: '50m' } } },
+      ],
+    });
+    expect(asked[0]).toBe('app=web');
+    cpu = '10m';
+    await c.run(60_000);
+    expect(await size()).toBe(4);
+    expect(await conditions(c)).toContain('AbleToScale=True ScaleDownStabilized');
+    await c.run(400_000);
+    expect(await size()).toBe(1);
+    const told = (await c.list(events)).map((e) => e.message);
+    expect(told).toContain(
+      'New size: 4; reason: cpu resource utilization (percentage of request) above target',
+    );
+    expect(told).toContain('New size: 1; reason: All metrics below target');
+    await c.stop();
+  });
+
+  it('take the largest of several metrics, one container and average values among them', async () => {
+    const { c, size } = await metered(2, () => '10m');
+    const metrics = [
+      ...target(50),
+      {
+        type: 'Resource',
+        resource: { name: 'memory', target: { type: 'AverageValue', averageValue: '20Mi' } },
+      },
+      {
+        type: 'ContainerResource',
+        containerResource: {
+          name: 'cpu',
+          container: 'c',
+          target: { type: 'Utilization', averageUtilization: 5 },
+        },
+      },
+    ];
+    await c.client.create(horizontalPodAutoscalers, of(metrics, 5));
+    await c.until('the most', async () => (await size()) === 4);
+    await c.until('the bound', async () => (await size()) === 5);
+    await c.run(20_000);
+    expect(await conditions(c)).toContain('ScalingLimited=True TooManyReplicas');
+    const { currentMetrics } = (await c.client.get(horizontalPodAutoscalers, KEY)).status!;
+    expect(currentMetrics!.map((m) => m.type)).toEqual(['Resource', 'Resource', 'ContainerResource']);
+    expect(currentMetrics![1]!.resource!.current).toEqual({ averageValue: '52428800' });
+    await c.stop();
+  });
+
+  it('keep what they have when metrics are missing, as of metered nodes, and only grow when some are', async () => {
+    let cpu: string | undefined;
+    const { c, size } = await metered(3, () => cpu);
+    const custom = {
+      type: 'Pods',
+      pods: { metric: { name: 'rps' }, target: { type: 'AverageValue', averageValue: '1' } },
+    };
+    await c.client.create(horizontalPodAutoscalers, of([...target(50), custom]));
+    await c.until('told', async () =>
+      (await c.list(events)).some(
+        (e) =>
+          e.message ===
+          'failed to get cpu utilization: unable to get metrics for resource cpu: no metrics returned from resource metrics API',
+      ),
+    );
+    cpu = '10m';
+    await c.run(400_000);
+    expect(await size()).toBe(3);
+    expect(await conditions(c)).toContain('ScalingActive=False FailedGetPodsMetric');
+    cpu = '90m';
+    await c.until('more', async () => (await size()) === 6);
+    await c.stop();
+  });
+
+  it('keep to the policies of their behaviour', async () => {
+    const { c, size } = await metered(2, () => '400m');
+    const scaleUp = { policies: [{ type: 'Pods', value: 1, periodSeconds: 120 }] };
+    await c.client.create(horizontalPodAutoscalers, of(target(50), 10, { scaleUp }));
+    await c.until('one more', async () => (await size()) === 3);
+    await c.run(90_000);
+    expect(await size()).toBe(3);
+    await c.until('the next', async () => (await size()) === 4);
     await c.stop();
   });
 });

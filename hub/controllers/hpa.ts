@@ -3,55 +3,202 @@ import type {
   HorizontalPodAutoscalerCondition,
   HorizontalPodAutoscalerStatus,
   MetricSpec,
+  MetricStatus,
+  MetricTarget,
+  MetricValueStatus,
 } from 'kubernetes-types/autoscaling/v2.js';
 import { rfc3339 } from '../../api/clock.js';
-import { horizontalPodAutoscalers } from '../../api/kinds/index.js';
+import { horizontalPodAutoscalers, podMetrics, pods } from '../../api/kinds/index.js';
 import { apiVersionOf, type Kind } from '../../api/kinds/kind.js';
+import { goDuration } from '../../api/meta/duration.js';
 import { deepCopy, deepEqual } from '../../api/meta/json.js';
 import type { AnyObject } from '../../api/meta/object.js';
+import { canonicalQuantity, milliQuantity } from '../../api/meta/quantity.js';
 import type { Frozen } from '../client.js';
+import { scaleOf } from '../registry/scale.js';
+import { type Past, type PodUsage, paced, replicasFor, requestsOf } from './hpa-plan.js';
 import { type Context, errorText, ifThere, type Keys, type Reconcile } from './loop.js';
 
 /** Kubernetes' period. */
 const PERIOD_MS = 15_000;
 
-/** Metric type → what a condition says about it when it cannot be had: no metrics API is served. */
-const UNAVAILABLE: Readonly<Record<string, (m: Frozen<MetricSpec>) => { reason: string; why: string }>> = {
-  Resource: (m) => ({
+const NO_CUSTOM =
+  'unable to fetch metrics from custom metrics API: no custom metrics API (custom.metrics.k8s.io) registered';
+const NO_EXTERNAL =
+  'unable to fetch metrics from external metrics API: no external metrics API (external.metrics.k8s.io) registered';
+
+/** What one metric asks for. */
+interface Proposal {
+  replicas: number;
+  /** As events name it. */
+  name: string;
+  status: MetricStatus;
+}
+
+interface Scaled {
+  namespace: string;
+  /** What selects the pods, as text. */
+  selector: string;
+  replicas: number;
+}
+
+/** Metric type → the reason of the condition when it cannot be had, and how it is had; throws in Kubernetes' words. */
+const SOURCES: Readonly<
+  Record<
+    string,
+    { reason: string; propose: (m: Frozen<MetricSpec>, ctx: Context, of: Scaled) => Promise<Proposal> }
+  >
+> = {
+  Resource: {
     reason: 'FailedGetResourceMetric',
-    why: `failed to get ${m.resource?.name} ${m.resource?.target.averageValue === undefined ? 'utilization' : 'usage'}: unable to get metrics for resource ${m.resource?.name}: unable to fetch metrics from resource metrics API: the server could not find the requested resource (get pods.metrics.k8s.io)`,
-  }),
-  ContainerResource: (m) => ({
+    propose: async (m, ctx, of) => {
+      const { name, target } = m.resource!;
+      const { replicas, current, how } = await byResource(ctx, of, name, target, undefined);
+      return {
+        replicas,
+        name: `${name} resource${how}`,
+        status: { type: m.type, resource: { name, current } },
+      };
+    },
+  },
+  ContainerResource: {
     reason: 'FailedGetContainerResourceMetric',
-    why: `failed to get ${m.containerResource?.name} usage: unable to get metrics for resource ${m.containerResource?.name}: unable to fetch metrics from resource metrics API: the server could not find the requested resource (get pods.metrics.k8s.io)`,
-  }),
-  Pods: (m) => ({
+    propose: async (m, ctx, of) => {
+      const { name, target, container } = m.containerResource!;
+      const { replicas, current, how } = await byResource(ctx, of, name, target, container);
+      return {
+        replicas,
+        name: `${name} container resource${how}`,
+        status: { type: m.type, containerResource: { name, container, current } },
+      };
+    },
+  },
+  Pods: {
     reason: 'FailedGetPodsMetric',
-    why: `unable to get metric ${m.pods?.metric.name}: unable to fetch metrics from custom metrics API: no custom metrics API (custom.metrics.k8s.io) registered`,
-  }),
-  Object: (m) => ({
+    propose: (m) => Promise.reject(new Error(`unable to get metric ${m.pods?.metric.name}: ${NO_CUSTOM}`)),
+  },
+  Object: {
     reason: 'FailedGetObjectMetric',
-    why: `unable to get metric ${m.object?.metric.name}: unable to fetch metrics from custom metrics API: no custom metrics API (custom.metrics.k8s.io) registered`,
-  }),
-  External: (m) => ({
+    propose: (m) => Promise.reject(new Error(`unable to get metric ${m.object?.metric.name}: ${NO_CUSTOM}`)),
+  },
+  External: {
     reason: 'FailedGetExternalMetric',
-    why: `unable to get external metric ${m.external?.metric.name}: unable to fetch metrics from external metrics API: no external metrics API (external.metrics.k8s.io) registered`,
-  }),
+    propose: (m) =>
+      Promise.reject(new Error(`unable to get external metric ${m.external?.metric.name}: ${NO_EXTERNAL}`)),
+  },
 };
 
+/** What the pods use, or one container of each. */
+async function usageOf(
+  ctx: Context,
+  { namespace, selector }: Scaled,
+  resource: string,
+  container: string | undefined,
+): Promise<Map<string, PodUsage>> {
+  const { items } = await ctx.client
+    .list(podMetrics, { namespace, labelSelector: selector })
+    .catch((e: unknown) => {
+      throw new Error(
+        `unable to fetch metrics from resource metrics API: ${errorText(e)} (get pods.metrics.k8s.io)`,
+      );
+    });
+  if (items.length === 0) throw new Error('no metrics returned from resource metrics API');
+  const out = new Map<string, PodUsage>();
+  for (const m of items) {
+    const { name } = m.metadata!;
+    const counted = m.containers.filter((c) => container === undefined || c.name === container);
+    if (counted.length === 0)
+      throw new Error(`container ${container} not present in metrics for pod ${namespace}/${name}`);
+    const amounts = counted.map((c) => (c.usage as Record<string, string | undefined>)[resource]);
+    if (amounts.includes(undefined)) continue;
+    out.set(name!, {
+      value: amounts.reduce((sum, q) => sum + milliQuantity(q!), 0),
+      at: Date.parse(m.timestamp),
+      windowMs: goDuration(m.window) ?? 0,
+    });
+  }
+  return out;
+}
+
+async function byResource(
+  ctx: Context,
+  of: Scaled,
+  resource: string,
+  target: Frozen<MetricTarget>,
+  container: string | undefined,
+): Promise<{ replicas: number; current: MetricValueStatus; how: string }> {
+  const { averageValue, averageUtilization } = target;
+  try {
+    const usage = await usageOf(ctx, of, resource, container).catch((e: unknown) => {
+      throw new Error(`unable to get metrics for resource ${resource}: ${errorText(e)}`);
+    });
+    const selected = await ctx.client.list(pods, { namespace: of.namespace, labelSelector: of.selector });
+    const goal =
+      averageValue !== undefined
+        ? { average: milliQuantity(averageValue) }
+        : { utilization: averageUtilization!, requests: requestsOf(selected.items, resource, container) };
+    const now = ctx.clock.now();
+    const { replicas, average, utilization } = replicasFor(
+      of.replicas,
+      selected.items,
+      usage,
+      goal,
+      resource,
+      now,
+    );
+    return {
+      replicas,
+      current: {
+        averageValue: canonicalQuantity(`${average}m`),
+        ...(utilization === undefined ? {} : { averageUtilization: utilization }),
+      },
+      how: utilization === undefined ? '' : ' utilization (percentage of request)',
+    };
+  } catch (e) {
+    throw new Error(
+      `failed to get ${resource} ${averageValue === undefined ? 'utilization' : 'usage'}: ${errorText(e)}`,
+    );
+  }
+}
+
+/** The metric that asks for most, what each says, and what cannot be had. */
+async function proposals(ctx: Context, metrics: readonly Frozen<MetricSpec>[], of: Scaled) {
+  let best: Proposal | undefined;
+  const statuses: MetricStatus[] = [];
+  const failures: { reason: string; why: string }[] = [];
+  for (const m of metrics) {
+    const { reason, propose } = SOURCES[m.type]!;
+    try {
+      const p = await propose(m, ctx, of);
+      statuses.push(p.status);
+      if (!best || p.replicas > best.replicas) best = p;
+    } catch (e) {
+      failures.push({ reason, why: errorText(e) });
+    }
+  }
+  return { best, statuses, failures };
+}
+
 /**
- * Keeps what is scaled within its bounds. It cannot go by metrics, since no metrics API is served, and says so as
- * Kubernetes does without one.
+ * Scales by what pods use, within bounds and no faster than allowed. There is no API for custom and external metrics,
+ * which it says as Kubernetes does without one.
  */
 export function hpaLoop(ctx: Context, keys: Keys): Reconcile {
   const { client, informers, clock } = ctx;
   const events = ctx.recorder('horizontal-pod-autoscaler');
   const all = informers.of(horizontalPodAutoscalers).onChange((key) => keys.add(key));
 
+  /** What was wanted and done lately, by uid: it does not outlive this process, as in Kubernetes. */
+  const past = new Map<string, Past>();
+  all.onChange((_, now, before) => {
+    if (!now) past.delete(before?.metadata?.uid ?? '');
+  });
+
   return async (key) => {
     const h = all.get(key);
     if (!h || h.metadata?.deletionTimestamp) return undefined;
-    const { scaleTargetRef: ref, minReplicas: min = 1, maxReplicas: max, metrics = [] } = h.spec!;
+    const { scaleTargetRef: ref, minReplicas: min = 1, maxReplicas: max, metrics = [], behavior } = h.spec!;
+    const uid = h.metadata!.uid!;
     const status = deepCopy(h.status ?? {}) as HorizontalPodAutoscalerStatus & {
       observedGeneration?: number;
     };
@@ -114,37 +261,65 @@ export function hpaLoop(ctx: Context, keys: Keys): Reconcile {
         );
         return;
       }
-      const bounded = Math.min(max, Math.max(min, wanted));
-      if (bounded !== wanted) {
-        const reason =
-          wanted > max
-            ? 'Current number of replicas above Spec.MaxReplicas'
-            : 'Current number of replicas below Spec.MinReplicas';
-        const parts = kind.scale.specReplicas.split('.').slice(1).reverse();
-        const patch = parts.reduce<unknown>((inner, k) => ({ [k]: inner }), bounded) as object;
+      const resize = async (replicas: number, reason: string): Promise<void> => {
+        const parts = kind.scale!.specReplicas.split('.').slice(1).reverse();
+        const patch = parts.reduce<unknown>((inner, k) => ({ [k]: inner }), replicas) as object;
         const { uid, resourceVersion } = object.metadata!;
         await client.patch(kind, target, { metadata: { uid, resourceVersion }, ...patch });
-        tell('Normal', 'SuccessfulRescale', `New size: ${bounded}; reason: ${reason}`);
+        tell('Normal', 'SuccessfulRescale', `New size: ${replicas}; reason: ${reason}`);
         note(
           'AbleToScale',
           'True',
           'SucceededRescale',
-          `the HPA controller was able to update the target scale to ${bounded}`,
+          `the HPA controller was able to update the target scale to ${replicas}`,
         );
         status.lastScaleTime = rfc3339(clock.now());
-        status.desiredReplicas = bounded;
+        status.desiredReplicas = replicas;
+      };
+      if (wanted > max) return resize(max, 'Current number of replicas above Spec.MaxReplicas');
+      if (wanted < min) return resize(min, 'Current number of replicas below Spec.MinReplicas');
+
+      const selector = (scaleOf(kind, object)['status'] as { selector?: string }).selector;
+      if (!selector) {
+        tell('Warning', 'SelectorRequired', 'selector is required');
+        note('ScalingActive', 'False', 'InvalidSelector', "the HPA target's scale is missing a selector");
         return;
       }
-      const [first] = metrics;
-      if (!first) return;
-      const { reason, why } = UNAVAILABLE[first.type]!(first);
-      note('ScalingActive', 'False', reason, `the HPA was unable to compute the replica count: ${why}`);
-      tell('Warning', reason, why);
-      tell(
-        'Warning',
-        'FailedComputeMetricsReplicas',
-        `invalid metrics (${metrics.length} invalid out of ${metrics.length}), first error is: ${why}`,
+      const of = { namespace: h.metadata!.namespace!, selector, replicas: wanted };
+      const { best, statuses, failures } = await proposals(ctx, metrics, of);
+      for (const { reason, why } of failures) tell('Warning', reason, why);
+      const [failed] = failures;
+      // With some metrics missing it may only grow: they could have asked for more.
+      if (failed && (!best || best.replicas < wanted)) {
+        const { reason, why } = failed;
+        note('ScalingActive', 'False', reason, `the HPA was unable to compute the replica count: ${why}`);
+        tell(
+          'Warning',
+          'FailedComputeMetricsReplicas',
+          `invalid metrics (${failures.length} invalid out of ${metrics.length}), first error is: ${why}`,
+        );
+        return;
+      }
+      if (!best) return;
+      note(
+        'ScalingActive',
+        'True',
+        'ValidMetricFound',
+        `the HPA was able to successfully calculate a replica count from ${best.name}`,
       );
+      status.currentMetrics = statuses;
+      const known = past.get(uid) ?? { wanted: [], up: [], down: [] };
+      past.set(uid, known);
+      const { replicas, remarks } = paced(best.replicas, wanted, h.spec!, known, clock.monotonic());
+      for (const r of remarks) note(r.type, r.status, r.reason, r.message);
+      status.desiredReplicas = replicas;
+      if (replicas === wanted) return;
+      await resize(replicas, replicas > wanted ? `${best.name} above target` : 'All metrics below target');
+      if (behavior)
+        known[replicas > wanted ? 'up' : 'down'].push({
+          at: clock.monotonic(),
+          count: Math.abs(replicas - wanted),
+        });
     };
     await scaled();
     if (!deepEqual(status, h.status))
