@@ -6,7 +6,8 @@ import { deepEqual } from '../meta/json.js';
 import { validateAnnotations, validateLabels } from '../meta/object-meta.js';
 import { matchesSelector, validateSelector } from '../meta/selector.js';
 import type { FieldError } from './kind.js';
-import { defaultPodSpec, validatePodSpec } from './pod-spec.js';
+import { defaultPodSpec } from './pod-defaults.js';
+import { validatePodSpec } from './pod-spec.js';
 
 /** Paths of the `scale` subresource. */
 export const SCALE = {

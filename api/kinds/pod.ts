@@ -5,7 +5,8 @@ import { deepEqual } from '../meta/json.js';
 import { ageColumn, column, nameColumn } from './columns.js';
 import { EPHEMERAL_DOOR, validateEphemeralUpdate } from './ephemeral.js';
 import type { FieldError, Kind } from './kind.js';
-import { containersOf, defaultPodSpec, validatePodSpec } from './pod-spec.js';
+import { containersOf, defaultPodSpec } from './pod-defaults.js';
+import { validatePodSpec } from './pod-spec.js';
 import { qosClassOf } from './qos.js';
 
 const isSidecar = (c: Container): boolean => c.restartPolicy === 'Always';

@@ -3,7 +3,7 @@ import { invalid, required } from '../meta/field-errors.js';
 import { dns1123Label } from '../meta/names.js';
 import { ageColumn, column, nameColumn } from './columns.js';
 import type { Kind } from './kind.js';
-import { validateTolerations } from './pod-spec.js';
+import { validateTolerations } from './pod-placement.js';
 
 export const runtimeClasses: Kind<RuntimeClass> = {
   group: 'node.k8s.io',

@@ -11,7 +11,8 @@ import { compareQuantity, quantity } from '../meta/quantity.js';
 import { validateSelector } from '../meta/selector.js';
 import { ageColumn, column, nameColumn } from './columns.js';
 import type { FieldError, Kind } from './kind.js';
-import { VOLUME_SOURCES, validateNodeSelectorTerm } from './pod-spec.js';
+import { validateNodeSelectorTerm } from './pod-placement.js';
+import { VOLUME_SOURCES } from './pod-volumes.js';
 
 const each = (texts: string[], field: string, value: unknown): FieldError[] =>
   texts.map((t) => invalid(field, value, t));

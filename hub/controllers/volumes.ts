@@ -210,7 +210,7 @@ export function volumesLoop(ctx: Context, keys: Keys): Reconcile {
         await ifThere(client.patch(persistentVolumes, { name }, release(v, PV_PROTECTION)));
       return;
     }
-    if (!ref || !ref.uid) return volumePhase(v, 'Available');
+    if (!ref?.uid) return volumePhase(v, 'Available');
     if (owned) return c.spec?.volumeName === name ? volumePhase(v, 'Bound') : undefined;
     if (v.spec?.persistentVolumeReclaimPolicy !== 'Delete') return volumePhase(v, 'Released');
     // The hub cannot reach into a device's disk, and says so as Kubernetes does without a plugin for it.

@@ -60,6 +60,16 @@ export class Cluster {
     await this.registry.bootstrap();
     this.client = this.registry.client();
     for (let i = 1; i <= (this.o.nodes ?? 3); i++) await this.addNode(`pi${i}`);
+    this.#makeLoops();
+    this.#kubelet = new Kubelet(this.client, clock, this.#random, this.o.fate ?? (() => 'ready'));
+    await this.#kubelet.start();
+    await this.#patiently(Promise.all([this.scheduler.start(), this.controllers.start()]));
+    await this.settle();
+    return this;
+  }
+
+  #makeLoops(): void {
+    const { clock } = this;
     const { chaos } = this.o;
     const client = chaos ? unreliable(this.client, clock, this.#random, chaos) : this.client;
     this.#informers = new Informers(client, clock, silentLog);
@@ -74,11 +84,6 @@ export class Cluster {
       caPem: 'PEM',
       keepEndedPods: this.o.keepEndedPods,
     });
-    this.#kubelet = new Kubelet(this.client, clock, this.#random, this.o.fate ?? (() => 'ready'));
-    await this.#kubelet.start();
-    await this.#patiently(Promise.all([this.scheduler.start(), this.controllers.start()]));
-    await this.settle();
-    return this;
   }
 
   /** The scheduler and the controllers die and come back; what they had in memory is gone. */
@@ -86,20 +91,7 @@ export class Cluster {
     await this.#patiently(
       Promise.all([this.scheduler.stop(), this.controllers.stop(), this.#informers.stop()]),
     );
-    const { clock } = this;
-    const client = this.o.chaos ? unreliable(this.client, clock, this.#random, this.o.chaos) : this.client;
-    this.#informers = new Informers(client, clock, silentLog);
-    this.scheduler = new Scheduler({ client, informers: this.#informers, clock, log: silentLog });
-    this.controllers = new Controllers({
-      client,
-      informers: this.#informers,
-      kinds: this.registry,
-      quota: this.registry.quota,
-      clock,
-      log: silentLog,
-      caPem: 'PEM',
-      keepEndedPods: this.o.keepEndedPods,
-    });
+    this.#makeLoops();
     await this.#patiently(Promise.all([this.scheduler.start(), this.controllers.start()]));
     await this.settle();
   }
