@@ -1,9 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import type { ClientRequest, IncomingMessage } from 'node:http';
 import { request } from 'node:https';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { forgetMemory } from '../agent/volumes/volumes.js';
 import { ApiClient, readAccess } from '../cli/client.js';
 
 /** The checkout: compiled benchmarks live elsewhere in it than their sources. */
@@ -161,6 +162,7 @@ export class System {
     this.api?.close();
     await Promise.all(this.agents.map((a) => a.stop()));
     await this.hub?.stop();
+    for (const name of readdirSync(this.dir)) forgetMemory(join(this.dir, name, 'pods'));
     rmSync(this.dir, { recursive: true, force: true });
   }
 }

@@ -15,6 +15,7 @@ import {
   lstatSync,
   mkdirSync,
   realpathSync,
+  rmSync,
   statfsSync,
   writeFileSync,
 } from 'node:fs';
@@ -57,6 +58,16 @@ const SUPPORTED = ['emptyDir', 'hostPath', ...PAYLOAD_TYPES];
 /** The kind of a volume: the one key beside its name. A volume without any is an emptyDir, as the API defaults it. */
 const typeOf = (v: Volume): string => Object.keys(v).find((k) => k !== 'name') ?? 'emptyDir';
 
+const MEMORY = ['/run', '/dev/shm'];
+/** The directory in memory that belongs to the pods below `dir`: two agents of one machine must not meet there. */
+const memoryDirOf = (dir: string, base: string): string =>
+  join(base, `coxswain-${createHash('sha256').update(dir).digest('hex').slice(0, 16)}`);
+
+/** Loses what is kept in memory for the pods below `dir`, as a cut of power does. Not while their agent runs. */
+export function forgetMemory(dir: string): void {
+  for (const base of MEMORY) rmSync(memoryDirOf(dir, base), { recursive: true, force: true });
+}
+
 export class Volumes {
   readonly #o: VolumesOptions;
   readonly #mounter: Mounter;
@@ -65,10 +76,8 @@ export class Volumes {
   constructor(options: VolumesOptions) {
     this.#o = options;
     this.#mounter = options.mounter ?? systemMounter;
-    const base = 'memoryDir' in options ? options.memoryDir : ['/run', '/dev/shm'].find(isWritableTmpfs);
-    // Two agents of one machine must not meet there.
-    const tag = createHash('sha256').update(options.dir).digest('hex').slice(0, 16);
-    this.#memory = base && join(base, `coxswain-${tag}`);
+    const base = 'memoryDir' in options ? options.memoryDir : MEMORY.find(isWritableTmpfs);
+    this.#memory = base && memoryDirOf(options.dir, base);
   }
 
   /** Sets up all volumes of a pod; idempotent. Rejects with VolumeError: `MountVolume.SetUp failed for volume "x" : …`. */

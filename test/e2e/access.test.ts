@@ -1,10 +1,10 @@
 /** Programs in pods and people at their desks reach the API: mounted tokens, and certificates that kubectl asked for. */
 import { execFileSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import { realpathSync, rmSync, writeFileSync } from 'node:fs';
+import { realpathSync, writeFileSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { forgetMemory } from '../../agent/volumes/volumes.js';
 import { DEVICE_PARTS, Device, kill, processesOf } from './support/device.js';
 import { missing } from './support/needs.js';
 
@@ -180,9 +180,7 @@ describe.skipIf(missing(...DEVICE_PARTS, 'kubectl-1.32', 'openssl'))('access to 
       return left.length === 0;
     });
     // What was in memory is gone after a reboot.
-    const tag = createHash('sha256').update(join(d.agent.dataDir, 'pods')).digest('hex').slice(0, 16);
-    for (const memory of ['/run', '/dev/shm'])
-      rmSync(join(memory, `coxswain-${tag}`), { recursive: true, force: true });
+    forgetMemory(join(d.agent.dataDir, 'pods'));
     await d.containerd.up();
     await d.agent.start();
     await d.until('it runs again', async () =>

@@ -2,6 +2,7 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
+import { forgetMemory } from '../../../agent/volumes/volumes.js';
 import { kubectlPath } from './needs.js';
 
 /** The real program, as a user starts it from a checkout: `npm run build` has made it. */
@@ -247,8 +248,12 @@ export const nodeReady = (k: Kubectl, name: string, context?: () => string): Pro
     { context },
   );
 
+/** Removes data directories, those of agents with what they keep in memory for pods that were not deleted. */
 export const remove = (...dirs: string[]): void => {
-  for (const d of dirs) if (existsSync(d)) rmSync(d, { recursive: true, force: true });
+  for (const d of dirs.filter(existsSync)) {
+    forgetMemory(join(d, 'pods'));
+    rmSync(d, { recursive: true, force: true });
+  }
 };
 
 /** A file of the repo, e.g. an example's manifest. */
