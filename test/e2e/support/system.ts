@@ -1,7 +1,7 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { forgetMemory } from '../../../agent/volumes/volumes.js';
 import { kubectlPath } from './needs.js';
 
@@ -115,7 +115,8 @@ export interface Kubectl {
 }
 
 export function kubectl(kubeconfig: string, minor: '1.32' | '1.36' = '1.36'): Kubectl {
-  const home = join(tmpdir(), 'cox-kubectl-home');
+  // Its cache goes with the hub: another one may have the same port, and other kinds.
+  const home = join(dirname(kubeconfig), 'kubectl');
   const run = (args: string[], input?: string) =>
     new Promise<{ code: number; stdout: string; stderr: string }>((done) => {
       const child = execFile(
