@@ -5,6 +5,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { afterAll } from 'vitest';
 import { systemClock } from '../../../api/clock.js';
 import { silentLog } from '../../../api/log.js';
 import { logContent, parseCriLog } from '../../../shims/conformance.js';
@@ -21,21 +22,22 @@ import { WasmShim, type WasmShimOptions } from '../../../shims/wasm/shim.js';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '../../..');
 
-/** Bundles the host programs from source, once per process, into a directory that goes at its end. */
-export const hostPrograms = (() => {
-  let dir: string | undefined;
-  return (): string => {
-    if (dir) return dir;
-    const made = mkdtempSync(join(tmpdir(), 'wasm-host-'));
-    execFileSync(process.execPath, [join(root, 'scripts/wasm-host.mjs'), made], {
-      cwd: root,
-      stdio: 'inherit',
-    });
-    process.once('exit', () => rmSync(made, { recursive: true, force: true }));
-    dir = made;
-    return made;
-  };
-})();
+let programs: string | undefined;
+afterAll(() => {
+  if (programs) rmSync(programs, { recursive: true, force: true });
+  programs = undefined;
+});
+
+/** Bundles the host programs from source, once per test file, into a directory that goes at its end. */
+export function hostPrograms(): string {
+  if (programs) return programs;
+  programs = mkdtempSync(join(tmpdir(), 'wasm-host-'));
+  execFileSync(process.execPath, [join(root, 'scripts/wasm-host.mjs'), programs], {
+    cwd: root,
+    stdio: 'inherit',
+  });
+  return programs;
+}
 
 /** Images that are files on disk, by full reference: the seam where `ImageCache` is in an agent. */
 export class LocalImages implements WasmImages {
