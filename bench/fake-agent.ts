@@ -4,7 +4,7 @@ import type { AgentLink } from '../agent/link/link.js';
 import type { PodHost } from '../agent/ports.js';
 import { rfc3339 } from '../api/clock.js';
 import type { DesiredSet, NodeReport } from '../api/wire/desired.js';
-import type { NodeStats } from '../api/wire/streams.js';
+import { type NodeStats, STATS_UID, type StatsOptions, type Usage } from '../api/wire/streams.js';
 
 export const pause = (ms: number) => new Promise((r) => setTimeout(r, ms));
 
@@ -153,8 +153,18 @@ export class InstantHost implements PodHost {
       });
     }
   }
-  async stats(): Promise<NodeStats> {
-    return { w: 1000, n: [0, 0], p: [] };
+  /** Something for each pod, with as many digits as real ones have. */
+  async stats({ p }: StatsOptions): Promise<NodeStats> {
+    const some = (): Usage => [
+      Math.round(Math.random() * 50_000),
+      20_000 + Math.round(Math.random() * 80_000),
+    ];
+    const uids = [...this.#told].filter((uid) => !uid.includes(' '));
+    return {
+      w: 15_000 + Math.round(Math.random() * 100),
+      n: [812_345, 1_234_567],
+      ...(p ? { p: uids.map((uid) => [uid.slice(0, STATS_UID), some()]) } : {}),
+    };
   }
   async *logs(): AsyncGenerator<Uint8Array> {}
 }

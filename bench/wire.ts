@@ -13,6 +13,7 @@ import { KEEPALIVE_SECONDS } from '../api/wire/topics.js';
 import { EmbeddedBroker } from '../hub/link/embedded.js';
 import { HubLink } from '../hub/link/link.js';
 import { bootstrapTokenSecret } from '../hub/link/token.js';
+import { NodeUsage } from '../hub/metrics/usage.js';
 import { createPki } from '../hub/pki/pki.js';
 import { MemoryClient } from '../hub/testing/memory-client.js';
 import { InstantHost, Meter, nodeReport, pause } from './fake-agent.js';
@@ -24,6 +25,35 @@ async function until(what: string, done: () => boolean | Promise<boolean>): Prom
     await pause(1);
   }
   throw new Error(`gave up waiting for ${what}`);
+}
+
+/** What a question for usage costs, and an autoscaler that asks all the time. */
+async function metricsRows(link: HubLink, meter: Meter): Promise<Row[]> {
+  const usage = new NodeUsage({ link, clock: systemClock, log: silentLog });
+  const node = {
+    metadata: { name: 'bench', annotations: { 'link.coxswain.dev/metrics-interval': '0' } },
+  };
+  const ask = async (pods: boolean): Promise<number> => {
+    const times = 5;
+    let bytes = 0;
+    for (let i = 0; i < times; i++)
+      bytes += await meter.count(async () => {
+        if ((await usage.of([node], pods)).usage.size !== 1) throw new Error('no answer');
+      });
+    return bytes / times;
+  };
+  const [alone, withPods] = [await ask(false), await ask(true)];
+  const hourly = (seconds: number) => ((3600 / seconds) * withPods) / 1024;
+  return [
+    { name: 'wire: usage of a node, asked once', value: alone, unit: 'B' },
+    { name: `wire: usage of a node and its ${PODS} pods, asked once`, value: withPods, unit: 'B' },
+    {
+      name: `wire: an autoscaler of pods on a node with ${PODS}, metrics-interval 15`,
+      value: hourly(15),
+      unit: 'KB/h',
+      note: `${hourly(60).toFixed(0)} at 60, ${hourly(300).toFixed(0)} at 300, nothing when metered; on top of the idle link`,
+    },
+  ];
 }
 
 /** A pod as a Deployment makes it, about 1.5 KB of JSON. */
@@ -135,6 +165,8 @@ export async function run(): Promise<Row[]> {
       unit: 'B',
       note: `n=${PODS}, one after the other`,
     });
+
+    rows.push(...(await metricsRows(hub, meter)));
 
     const reconnects: number[] = [];
     for (let i = 0; i < 5; i++)
