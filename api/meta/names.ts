@@ -3,6 +3,7 @@
  * (apimachinery util/validation), or an empty list.
  */
 
+/** An absent text is an empty one, as in Go: fields that are required can be missing in what clients send. */
 export type Validator = (value: string) => string[];
 
 const LABEL = '[a-z0-9]([-a-z0-9]*[a-z0-9])?';
@@ -56,12 +57,12 @@ const CONFIG_KEY_TEXT = explain(
   'key-name',
 );
 
-export const dns1123Label: Validator = (v) => [
+export const dns1123Label: Validator = (v = '') => [
   ...(v.length > 63 ? [maxBytes(63)] : []),
   ...(label.test(v) ? [] : [LABEL_TEXT]),
 ];
 
-export const dns1123Subdomain: Validator = (v) => [
+export const dns1123Subdomain: Validator = (v = '') => [
   ...(v.length > 253 ? [maxBytes(253)] : []),
   // Bounded first: the pattern is linear, but a megabyte of name is not worth matching.
   ...(v.length <= 4096 && subdomain.test(v) ? [] : [SUBDOMAIN_TEXT]),
@@ -76,13 +77,13 @@ const DNS1035_TEXT = explain(
   'abc-123',
 );
 
-export const dns1035Label: Validator = (v) => [
+export const dns1035Label: Validator = (v = '') => [
   ...(v.length > 63 ? [maxBytes(63)] : []),
   ...(v.length <= 4096 && dns1035.test(v) ? [] : [DNS1035_TEXT]),
 ];
 
 /** Label keys, annotation keys (lower-cased by the caller), resource names, taint keys. */
-export const qualifiedName: Validator = (v) => {
+export const qualifiedName: Validator = (v = '') => {
   const parts = v.split('/');
   const errors: string[] = [];
   let name = v;
@@ -101,13 +102,13 @@ export const qualifiedName: Validator = (v) => {
   return errors;
 };
 
-export const validLabelValue: Validator = (v) => [
+export const validLabelValue: Validator = (v = '') => [
   ...(v.length > 63 ? [maxBytes(63)] : []),
   ...(labelValue.test(v) ? [] : [LABEL_VALUE_TEXT]),
 ];
 
 /** Keys of ConfigMaps and Secrets. */
-export const configMapKey: Validator = (v) => {
+export const configMapKey: Validator = (v = '') => {
   const errors: string[] = [];
   if (v.length > 253) errors.push(maxBytes(253));
   if (!configKey.test(v)) errors.push(CONFIG_KEY_TEXT);
@@ -117,7 +118,7 @@ export const configMapKey: Validator = (v) => {
 };
 
 /** Since Kubernetes 1.32 anything printable but `=`. */
-export const envVarName: Validator = (v) => {
+export const envVarName: Validator = (v = '') => {
   if (v === '') return ['environment variable name must be non-empty'];
   return /^[ -<>-~]+$/.test(v)
     ? []
@@ -125,7 +126,7 @@ export const envVarName: Validator = (v) => {
 };
 
 /** Names of ports (IANA_SVC_NAME). */
-export const portName: Validator = (v) => {
+export const portName: Validator = (v = '') => {
   const errors: string[] = [];
   if (v.length > 15) errors.push('must be no more than 15 characters');
   if (!/^[a-z0-9-]+$/.test(v))
@@ -137,13 +138,13 @@ export const portName: Validator = (v) => {
 };
 
 /** Names that end up as one path segment in a URL (Events, for instance). */
-export const pathSegmentName: Validator = (v) => {
+export const pathSegmentName: Validator = (v = '') => {
   if (v === '.' || v === '..') return [`may not be '${v}'`];
   return ['/', '%'].filter((c) => v.includes(c)).map((c) => `may not contain '${c}'`);
 };
 
 /** A DNS name of at least two labels. */
-export const fullyQualifiedName: Validator = (v) => {
+export const fullyQualifiedName: Validator = (v = '') => {
   const name = v.replace(/\.$/, '');
   const wrong = dns1123Subdomain(name);
   if (wrong.length) return [wrong.join(',')];
@@ -161,7 +162,7 @@ const WILDCARD_TEXT = explain(
 );
 
 /** `*.example.com` */
-export const wildcardSubdomain: Validator = (v) => [
+export const wildcardSubdomain: Validator = (v = '') => [
   ...(v.length > 253 ? [maxBytes(253)] : []),
   ...(v.length <= 4096 && wildcard.test(v) ? [] : [WILDCARD_TEXT]),
 ];
@@ -170,7 +171,7 @@ const HTTP_PATH = `[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+`;
 const httpPath = whole(HTTP_PATH);
 
 /** `acme.io/foo` */
-export const domainPrefixedPath: Validator = (v) => {
+export const domainPrefixedPath: Validator = (v = '') => {
   const slash = v.indexOf('/');
   if (slash <= 0 || slash === v.length - 1) return ['must be a domain-prefixed path (such as "acme.io/foo")'];
   return [

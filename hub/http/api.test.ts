@@ -143,6 +143,12 @@ describe('documents', () => {
       headers: { 'if-none-match': String(doc.headers['etag']) },
     });
     expect([again.status, again.text]).toEqual([304, '']);
+    // What has a hash never changes; another hash leads to the one that is served.
+    expect(doc.headers['cache-control']).toBe('public, immutable');
+    expect(Date.parse(String(doc.headers['expires']))).toBeGreaterThan(Date.now() + 364 * 86_400_000);
+    const old = await t.call('/openapi/v3/apis/apps/v1?hash=OLD');
+    expect([old.status, old.headers['location']]).toEqual([301, index['apis/apps/v1'].serverRelativeURL]);
+    expect((await t.call('/openapi/v3/apis/apps/v1')).headers['cache-control']).toBe('no-cache, private');
   });
 
   it('serves OpenAPI v2 as JSON and as protobuf', async () => {
@@ -276,7 +282,7 @@ describe('verbs', () => {
     expect(wrong.json()).toMatchObject({
       reason: 'Invalid',
       message:
-        'CreateOptions.meta.k8s.io "" is invalid: dryRun: Unsupported value: "yes": supported values: "All"',
+        'CreateOptions.meta.k8s.io "" is invalid: dryRun: Unsupported value: ["yes"]: supported values: "All"',
     });
   });
 

@@ -237,7 +237,7 @@ export class Api {
     }
     if (segments[0] === 'openapi') {
       if (!get) throw methodNotAllowed();
-      return this.#now.openapi.reply(path, req.headers);
+      return this.#now.openapi.reply(path, req.headers, query.get('hash'), this.options.clock.now());
     }
     if (path === '/metrics') {
       if (!get) throw methodNotAllowed();

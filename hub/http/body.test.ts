@@ -61,12 +61,19 @@ describe('decodeBody', () => {
 
   it('tells what is twice in YAML', async () => {
     const duplicates: string[] = [];
-    const text = 'a: 1\nb: {c: 1}\na: 2\n';
+    const text = 'name: 1\nb: {c: 1, cd : 1, cd: 2}\nname: 2\n"x y": 1\n"x y": 2\na:b: 1\na:b :\n  - 2\n';
     expect(await decodeBody(Buffer.from(text), 'application/yaml', duplicates)).toEqual({
-      a: 2,
-      b: { c: 1 },
+      name: 2,
+      b: { c: 1, cd: 2 },
+      'x y': 2,
+      'a:b': [2],
     });
-    expect(duplicates).toEqual(['yaml: line 3: key "a" already set in map']);
+    expect(duplicates).toEqual([
+      'line 2: key "cd" already set in map',
+      'line 3: key "name" already set in map',
+      'line 5: key "x y" already set in map',
+      'line 7: key "a:b" already set in map',
+    ]);
   });
 
   it('reads YAML in flow style', async () => {

@@ -131,6 +131,13 @@ function findDuplicates(body: Buffer, found: string[]): void {
   }
 }
 
+/** The key that begins at a place in YAML, quoted; what a quoted key stands for is not looked into. */
+function keyAt(text: string, at: number): string {
+  const rest = text.slice(at, at + 128);
+  const [, plain, quoted] = /^(?:(["'])(.*?)\1|[^:\n,}]*)/.exec(rest) ?? [];
+  return JSON.stringify(plain ? quoted : rest.replace(/\s*(:\s|:$|[\n,}])[\s\S]*$/, ''));
+}
+
 async function decodeYaml(text: string, duplicates?: string[]): Promise<unknown> {
   checkYamlDepth(text);
   const { parseDocument } = await import('yaml');
@@ -140,9 +147,7 @@ async function decodeYaml(text: string, duplicates?: string[]): Promise<unknown>
     const [wrong] = doc.errors.filter((e) => e.code !== 'DUPLICATE_KEY');
     if (wrong) throw wrong;
     for (const e of doc.errors.slice(0, MAX_DUPLICATES))
-      duplicates?.push(
-        `yaml: line ${e.linePos?.[0].line}: key ${JSON.stringify(text.slice(...e.pos).slice(0, 128))} already set in map`,
-      );
+      duplicates?.push(`line ${e.linePos?.[0].line}: key ${keyAt(text, e.pos[0])} already set in map`);
     value = doc.toJS({ maxAliasCount: 50, mapAsMap: false });
   } catch (e) {
     throw badRequest(

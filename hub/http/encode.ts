@@ -1,3 +1,4 @@
+import { ageColumn, column, nameColumn } from '../../api/kinds/columns.js';
 import type { Column, Kind } from '../../api/kinds/kind.js';
 import { apiVersionOf } from '../../api/kinds/kind.js';
 import { ApiError, badRequest } from '../../api/meta/errors.js';
@@ -214,14 +215,26 @@ const tableHead = (form: Form): string =>
 const partial = (o: Served, version: string): string =>
   `{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/${version}","metadata":${JSON.stringify(o.metadata ?? {})}}`;
 
-/** For objects whose kind declares no columns (subresources such as Scale, too). */
+/** For objects whose kind declares no columns (subresources, too). */
 const PLAIN_COLUMNS: readonly Column<AnyObject>[] = [
   { name: 'Name', type: 'string', format: 'name', value: (o) => o.metadata?.name ?? '' },
   { name: 'Created At', type: 'date', value: (o) => o.metadata?.creationTimestamp ?? null },
 ];
 
-const columnsFor = (kind: Kind, o: Served | undefined): readonly Column<AnyObject>[] =>
-  kind.columns.length > 0 && (o?.kind === undefined || o.kind === kind.kind) ? kind.columns : PLAIN_COLUMNS;
+type ScaleCounts = { spec?: { replicas?: number }; status?: { replicas?: number } };
+const SCALE_COLUMNS: readonly Column<AnyObject>[] = [
+  { ...nameColumn, format: '' },
+  column('Desired', 'integer', 'How many there are to be.', (o: ScaleCounts) => o.spec?.replicas ?? 0),
+  column('Available', 'integer', 'How many there are.', (o: ScaleCounts) => o.status?.replicas ?? 0),
+  ageColumn,
+];
+
+const columnsFor = (kind: Kind, o: Served | undefined): readonly Column<AnyObject>[] => {
+  if (o?.kind === 'Scale' && kind.scale) return SCALE_COLUMNS;
+  return kind.columns.length > 0 && (o?.kind === undefined || o.kind === kind.kind)
+    ? kind.columns
+    : PLAIN_COLUMNS;
+};
 
 const definitions = new WeakMap<readonly Column<AnyObject>[], string>();
 function definitionsOf(columns: readonly Column<AnyObject>[]): string {

@@ -230,7 +230,7 @@ describe('odd objects', () => {
             await t.call(`${at}/finalize`, { method: 'PUT', body: { ...o, spec: {} } });
         }
       }),
-      { numRuns: Number(process.env['ODD_RUNS'] ?? 1000) },
+      { numRuns: Number(process.env['ODD_RUNS'] ?? 300) },
     );
     expect(failures).toEqual([]);
     expect(({} as Record<string, unknown>)['polluted']).toBeUndefined();

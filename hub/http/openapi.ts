@@ -18,6 +18,10 @@ const PROTO_TYPES: readonly string[] = [
   'application/com.github.proto-openapi.spec.v2@v1.0+protobuf',
 ];
 
+const YEAR_MS = 365 * 24 * 3600 * 1000;
+
+const urlOf = (root: string, hash: string): string => `/openapi/v3/${root}?hash=${hash}`;
+
 /** A finished document: compressed, since it is big, rarely asked for, and nearly always by clients that take gzip. */
 interface Document {
   type: string;
@@ -31,22 +35,30 @@ interface Document {
  */
 export class OpenApi {
   readonly #documents = new Map<string, Promise<Document>>();
-  #index: string | undefined;
+  /** Of the v3 documents, by path. */
+  #hashes: ReadonlyMap<string, string> | undefined;
 
   constructor(
     private readonly kinds: readonly Kind[],
     private readonly version: string,
   ) {}
 
-  async reply(path: string, headers: IncomingHttpHeaders): Promise<Reply> {
+  /** `hash`: of the version that the client wants, which then never changes; `now`: in ms. */
+  async reply(path: string, headers: IncomingHttpHeaders, hash: string | null, now: number): Promise<Reply> {
+    this.#hashes ??= this.#makeHashes();
     if (path === '/openapi/v3') {
-      this.#index ??= this.#makeIndex();
-      return jsonReply(200, this.#index);
+      const paths = Object.fromEntries(
+        [...this.#hashes].map(([root, h]) => [root, { serverRelativeURL: urlOf(root, h) }]),
+      );
+      return jsonReply(200, JSON.stringify({ paths }));
     }
     const id = path === '/openapi/v2' ? v2Form(headers.accept) : path.slice('/openapi/v3/'.length);
     const known = id === 'v2' || id === 'v2-protobuf' || this.kinds.some((k) => rootOf(k) === id);
     if (!known || !path.startsWith('/openapi/v')) throw noSuchResource();
     if (id !== 'v2-protobuf') checkAccept(headers.accept);
+    const current = this.#hashes.get(id);
+    if (hash && current && hash !== current)
+      return { status: 301, headers: { location: urlOf(id, current), 'content-length': '0' } };
 
     let made = this.#documents.get(id);
     if (!made) {
@@ -59,7 +71,9 @@ export class OpenApi {
       'content-type': type,
       etag,
       vary: 'Accept-Encoding, Accept',
-      'cache-control': 'no-cache, private',
+      ...(hash && current
+        ? { 'cache-control': 'public, immutable', expires: new Date(now + YEAR_MS).toUTCString() }
+        : { 'cache-control': 'no-cache, private' }),
     };
     if (headers['if-none-match']?.includes(etag)) return { status: 304, headers: head };
     if (headers['accept-encoding']?.includes('gzip'))
@@ -68,12 +82,12 @@ export class OpenApi {
   }
 
   /** Which v3 documents there are, each with a hash that changes when it would (definitions, kinds, version). */
-  #makeIndex(): string {
+  #makeHashes(): ReadonlyMap<string, string> {
     const build = createHash('sha256')
       .update(JSON.stringify(fieldDefinitions()))
       .update(this.version)
       .digest();
-    const paths: Record<string, { serverRelativeURL: string }> = {};
+    const hashes = new Map<string, string>();
     for (const root of new Set(this.kinds.map(rootOf))) {
       const hash = createHash('sha256').update(build).update(root);
       for (const k of this.kinds)
@@ -81,9 +95,9 @@ export class OpenApi {
           hash.update(`${k.plural} ${k.schema} `);
           if (k.custom) hash.update(JSON.stringify(k.custom.schema));
         }
-      paths[root] = { serverRelativeURL: `/openapi/v3/${root}?hash=${hash.digest('hex').toUpperCase()}` };
+      hashes.set(root, hash.digest('hex').toUpperCase());
     }
-    return JSON.stringify({ paths });
+    return hashes;
   }
 
   async #make(id: string): Promise<Document> {

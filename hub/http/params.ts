@@ -92,13 +92,12 @@ export function contextOf(
   const validation = text(query, 'fieldValidation');
   const manager = text(query, 'fieldManager');
   const problems = manager ? managerProblems(manager) : [];
-  for (const v of dryRun)
-    if (v !== 'All')
-      problems.push(`dryRun: Unsupported value: ${JSON.stringify(v)}: supported values: "All"`);
+  if (dryRun.some((v) => v !== 'All'))
+    problems.push(`dryRun: Unsupported value: ${JSON.stringify(dryRun)}: supported values: "All"`);
   const fieldValidation = FIELD_VALIDATION.find((v) => v === validation);
   if (validation && !fieldValidation) {
     problems.push(
-      `fieldValidation: Unsupported value: ${JSON.stringify(validation)}: supported values: "Ignore", "Strict", "Warn"`,
+      `fieldValidation: Unsupported value: ${JSON.stringify(validation)}: supported values: "", "Ignore", "Strict", "Warn"`,
     );
   }
   if (problems.length > 0) throw invalidOptions(options, problems);

@@ -23,7 +23,7 @@ export interface RequestContext {
    * write belongs to nobody.
    */
   readonly fieldManager?: string;
-  /** Fields that the body has more than once, as the messages have it: `duplicate field "spec.replicas"`. */
+  /** Fields that the body has more than once, as warnings have it: `duplicate field "spec.replicas"`. */
   readonly duplicates?: string[];
   /** Rejects when the user may not create: asked before an apply makes an object. */
   readonly checkCreate?: () => void | Promise<void>;

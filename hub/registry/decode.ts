@@ -50,6 +50,12 @@ export function decodeBody(
   return { object: body as AnyObject, unknown };
 }
 
+/** Fields that are there twice, as an error has them: those of YAML are one message of several lines, as go-yaml's. */
+export const strictTexts = (duplicates: readonly string[]): string[] =>
+  duplicates[0]?.startsWith('line ')
+    ? [`yaml: unmarshal errors:\n  ${duplicates.join('\n  ')}`]
+    : [...duplicates];
+
 /** Decodes and answers unknown fields as `fieldValidation` wants it. */
 export function decodeAs(
   ctx: RequestContext,
@@ -63,10 +69,11 @@ export function decodeAs(
     ),
 ): AnyObject {
   const { object, unknown } = decodeBody(body, kind, apiVersion, schema);
-  const texts = [...(ctx.duplicates ?? []), ...unknown.map((f) => `unknown field ${JSON.stringify(f)}`)];
-  if (texts.length && ctx.fieldValidation !== 'Ignore') {
-    if (ctx.fieldValidation === 'Strict') throw strictError(texts);
-    for (const t of texts) if (!ctx.warnings.includes(t)) ctx.warnings.push(t);
+  const duplicates = ctx.duplicates ?? [];
+  const unknownTexts = unknown.map((f) => `unknown field ${JSON.stringify(f)}`);
+  if (duplicates.length + unknownTexts.length > 0 && ctx.fieldValidation !== 'Ignore') {
+    if (ctx.fieldValidation === 'Strict') throw strictError([...strictTexts(duplicates), ...unknownTexts]);
+    for (const t of [...duplicates, ...unknownTexts]) if (!ctx.warnings.includes(t)) ctx.warnings.push(t);
   }
   return object;
 }

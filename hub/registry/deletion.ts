@@ -1,13 +1,16 @@
 /** What a delete asks for, and what it writes into the object that it ends. */
 import { rfc3339 } from '../../api/clock.js';
-import type { Kind } from '../../api/kinds/kind.js';
+import type { FieldError, Kind } from '../../api/kinds/kind.js';
 import { badRequest, conflict } from '../../api/meta/errors.js';
+import { invalid, invalidObject, notSupported } from '../../api/meta/field-errors.js';
 import type { AnyObject, ObjectMeta } from '../../api/meta/object.js';
 import type { DeleteOptions } from '../client.js';
 import { decodeBody } from './decode.js';
 import { metaOf } from './meta.js';
 
-/** Reads a `DeleteOptions` body (or nothing) and query parameters of the same names; throws BadRequest. */
+const POLICIES: readonly string[] = ['Foreground', 'Background', 'Orphan'];
+
+/** Reads a `DeleteOptions` body (or nothing) and query parameters of the same names; throws BadRequest or Invalid. */
 export function deleteOptions(
   body: unknown,
   query: Readonly<Record<string, string | undefined>>,
@@ -31,17 +34,20 @@ export function deleteOptions(
   }
   const orphan = o.orphanDependents ?? { true: true, false: false }[query['orphanDependents'] ?? ''];
   let policy = o.propagationPolicy ?? query['propagationPolicy'];
+  const errors: FieldError[] = [];
   if (policy && orphan !== undefined)
-    throw badRequest('orphanDependents and deletionPropagation cannot be both set');
+    errors.push(
+      invalid('propagationPolicy', policy, 'orphanDependents and deletionPropagation cannot be both set'),
+    );
+  // In Kubernetes' order, and with its "nil".
+  if (policy && !POLICIES.includes(policy))
+    errors.push({
+      ...notSupported('propagationPolicy', policy, []),
+      message: `Unsupported value: ${JSON.stringify(policy)}: supported values: ${[...POLICIES, 'nil'].map((p) => JSON.stringify(p)).join(', ')}`,
+    });
+  if (o.dryRun?.some((d) => d !== 'All')) errors.push(notSupported('dryRun', o.dryRun, ['All']));
+  if (errors.length) throw invalidObject({ kind: 'DeleteOptions', group: 'meta.k8s.io' }, '', errors);
   if (orphan !== undefined) policy = orphan ? 'Orphan' : 'Background';
-  if (policy && !['Background', 'Foreground', 'Orphan'].includes(policy))
-    throw badRequest(
-      `invalid DeleteOptions: propagationPolicy: Unsupported value: ${JSON.stringify(policy)}: supported values: "Background", "Foreground", "Orphan"`,
-    );
-  if (o.dryRun?.some((d) => d !== 'All'))
-    throw badRequest(
-      `invalid DeleteOptions: dryRun: Unsupported value: ${JSON.stringify(o.dryRun)}: supported values: "All"`,
-    );
   return {
     ...(o.dryRun?.length ? { dryRun: true } : {}),
     ...(o.gracePeriodSeconds === undefined ? {} : { gracePeriodSeconds: o.gracePeriodSeconds }),

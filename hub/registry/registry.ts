@@ -31,7 +31,7 @@ import {
   type WatchQuery,
 } from './api.js';
 import { bindPod, checkBinding } from './binding.js';
-import { decodeApplied, decodeAs, decodeObject } from './decode.js';
+import { decodeApplied, decodeAs, decodeObject, strictTexts } from './decode.js';
 import { deleteOptions } from './deletion.js';
 import { leaveToEvict, noteEviction } from './eviction.js';
 import { bootstrap, clientOf } from './inside.js';
@@ -294,7 +294,7 @@ export class Registry implements RegistryVerbs {
     const manager = managerOf(ctx, home, subresource, 'Apply');
     if (!manager) throw badRequest('an apply needs a field manager');
     if (ctx.duplicates?.length && ctx.fieldValidation === 'Strict')
-      throw badRequest(`error strict decoding patch: ${ctx.duplicates.join(', ')}`);
+      throw badRequest(`error strict decoding YAML: ${strictTexts(ctx.duplicates).join(', ')}`);
     const applied = decodeApplied(ctx, kind, key, body, subresource);
     const config = subresource === 'scale' ? applied : kept(kind, applied);
     const lay = (live: AnyObject, entries?: ObjectMeta['managedFields']): Applied =>
