@@ -9,7 +9,8 @@ import { type TestApi, testApi } from '../testing/api.js';
 import { SAMPLES } from '../testing/samples.js';
 import { rootOf, subresourcesOf } from './discovery.js';
 
-const kinds = allKinds as readonly Kind[];
+// What is only read comes from elsewhere.
+const kinds = (allKinds as readonly Kind[]).filter((k) => !k.verbs || k.verbs.includes('create'));
 const keyOf = (k: Kind) => `${apiVersionOf(k).includes('/') ? '' : '/'}${apiVersionOf(k)}/${k.plural}`;
 const stored = kinds.filter((k) => !k.verbs);
 
