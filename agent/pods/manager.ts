@@ -290,7 +290,10 @@ export class PodManager implements PodHost {
       if (w.over) this.#workers.delete(uid);
       else w.desire(undefined);
     }
-    void this.#findStrays(wanted);
+    this.#tasks++;
+    void this.#findStrays(wanted).finally(() => {
+      this.#tasks--;
+    });
   }
 
   #adopt(uid: string, pod: Pod): PodWorker {
