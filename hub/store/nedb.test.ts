@@ -365,7 +365,7 @@ describe('power cut', () => {
         expect([...bad.names.values()][0]!.data).toEqual(bytes);
       }
     }
-  });
+  }, 120_000);
 });
 
 describe('an unreadable store', () => {
