@@ -12,6 +12,7 @@ import type { KubeObject } from '../../api/meta/object.js';
 import { packJson, unpackJson } from '../../api/wire/codec.js';
 import type { Items } from '../../api/wire/set.js';
 
+/** The format is never changed, so that an older agent can be put back: a newer one is another file beside it. */
 const MAGIC = Buffer.from('COXD1');
 /** A plug pulled so soon after a change costs that change; a burst of changes costs one write in so long. */
 const BETWEEN_MS = 100;
@@ -50,7 +51,7 @@ export class DesiredFile {
       const bytes = readFileSync(this.path);
       const at = MAGIC.length;
       if (bytes.length < at + 28 || !bytes.subarray(0, at).equals(MAGIC))
-        throw new Error('not a desired set');
+        throw new Error('not a desired set of a format that this agent knows');
       const decipher = createDecipheriv('aes-256-gcm', this.#key, bytes.subarray(at, at + 12));
       decipher.setAuthTag(bytes.subarray(-16));
       const plain = Buffer.concat([decipher.update(bytes.subarray(at + 12, -16)), decipher.final()]);

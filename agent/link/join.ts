@@ -1,4 +1,5 @@
 /** The device's side of joining (see api/wire/join.ts). */
+
 import { createPublicKey, randomBytes, sign, X509Certificate } from 'node:crypto';
 import { hostname } from 'node:os';
 import { type Clock, systemClock } from '../../api/clock.js';
@@ -19,6 +20,7 @@ import {
 } from '../../api/wire/join.js';
 import { TYPE } from '../../api/wire/messages.js';
 import { serverProblem } from '../../api/wire/trust.js';
+import { FORMATS, sayVersions, type WireFormat } from '../../api/wire/versions.js';
 import { dialFirst, pinnedCa } from './dial.js';
 import { openDoor } from './door.js';
 import {
@@ -50,6 +52,8 @@ export interface JoinOptions {
   nodeName?: string;
   clock?: Clock;
   log: Log;
+  /** Default: those of this build. */
+  formats?: readonly WireFormat[];
   /** Milliseconds for each answer of the hub. Default 20,000. */
   timeoutMs?: number;
 }
@@ -148,7 +152,13 @@ export async function join(options: JoinOptions): Promise<Identity> {
     throw new JoinError(r.reason, `the hub refuses to let this device join: ${r.message}`);
   };
   try {
-    const hello: JoinHello = { id: token.id, name, key: spki, nonce: randomBytes(16).toString('base64') };
+    const hello: JoinHello = {
+      id: token.id,
+      name,
+      key: spki,
+      nonce: randomBytes(16).toString('base64'),
+      ...sayVersions(options.formats ?? FORMATS),
+    };
     const challenge = await ask<JoinChallenge>(TYPE.joinHello, hello, TYPE.joinChallenge);
     const said = transcript(hello, challenge);
     const proof = {

@@ -34,6 +34,7 @@ import type { MqttConnection } from '../../api/wire/mqtt.js';
 import { agentSecret, helloProof, type LinkKey, newLinkKey, sessionKey } from '../../api/wire/session.js';
 import { applyDelta, digestOf, type Items, toDesiredSet } from '../../api/wire/set.js';
 import { type Channel, nodeSubscriptions, nodeTopic } from '../../api/wire/topics.js';
+import { FORMATS, GREETING, sayVersions, type WireFormat } from '../../api/wire/versions.js';
 import type { PodHost, PullGate, Reporter } from '../ports.js';
 import { DataMeter } from './data-meter.js';
 import { DesiredFile } from './desired-file.js';
@@ -55,6 +56,8 @@ export interface AgentLinkOptions {
   registry?: (address: string) => void;
   /** Seconds between MQTT pings; default `KEEPALIVE_SECONDS`. */
   keepalive?: number;
+  /** Versions of the wire; default: those of this build. */
+  formats?: readonly WireFormat[];
 }
 
 const RECONNECT_FIRST_MS = 500;
@@ -95,10 +98,28 @@ interface Session {
   welcomed: boolean;
   /** What the hub says before the session is sealed: challenge, welcome, refused. */
   signed: Decoder;
-  /** Absent when hello went out without proof. */
+  /** Shared with the hub; absent when hello went out without proof. */
+  secret?: Buffer;
+  /** From the welcome on. */
   sealed?: {
+    format: WireFormat;
     decoders: Record<'d' | 's/d', Decoder>;
     sealers: Record<'u' | 's/u', SealKey>;
+  };
+}
+
+function sealedBy(format: WireFormat, secret: Buffer, session: string): Session['sealed'] {
+  const key = (channel: Channel): SealKey => ({
+    key: sessionKey(secret, session, channel, format.version),
+    counter: 0,
+  });
+  return {
+    format,
+    decoders: {
+      d: new Decoder({ format, opener: key('d') }),
+      's/d': new Decoder({ format, opener: key('s/d') }),
+    },
+    sealers: { u: key('u'), 's/u': key('s/u') },
   };
 }
 
@@ -117,6 +138,7 @@ export class AgentLink implements Reporter, PullGate {
   #settings: LinkSettings = {};
   /** Seconds, of the next connection. */
   #keepalive: number | undefined;
+  readonly #formats: readonly WireFormat[];
   #nodeReport: NodeReport | undefined;
   #items: Items = new Map();
   #generation = 0;
@@ -145,6 +167,7 @@ export class AgentLink implements Reporter, PullGate {
     this.#o = options;
     this.#clock = options.clock;
     this.#log = options.log;
+    this.#formats = options.formats ?? FORMATS;
     this.epoch = randomBytes(6).toString('base64url');
     this.meter = new DataMeter(options.dataDir, this.#clock, this.#log, () => this.#limitChanged());
     this.#keepalive = options.keepalive;
@@ -362,12 +385,16 @@ export class AgentLink implements Reporter, PullGate {
   async #send(channel: Channel & ('u' | 's/u'), type: number, body: unknown): Promise<void> {
     this.meter.check();
     const c = this.#connection;
-    const sealer = this.#session?.sealed?.sealers[channel];
+    const sealed = this.#session?.sealed;
     const unproven = type === TYPE.hello || type === TYPE.bye;
-    if (!c || !(sealer || unproven)) return;
+    if (!c || !(sealed || unproven)) return;
     try {
       const topic = nodeTopic(this.#o.identity.node, channel);
-      const frames = encode(type, body, unproven ? {} : { sealer });
+      const frames = encode(
+        type,
+        body,
+        unproven ? {} : { format: sealed!.format, sealer: sealed!.sealers[channel] },
+      );
       await Promise.all(frames.map((frame) => c.publish(topic, frame)));
     } catch (e) {
       this.#log.error({ type, err: (e as Error).message }, 'message cannot be sent');
@@ -388,6 +415,7 @@ export class AgentLink implements Reporter, PullGate {
       d: digestOf(this.#items),
       k: keyId(publicKey),
       e: this.epoch,
+      ...sayVersions(this.#formats),
       ...(this.#sendCertificate ? { c: new X509Certificate(cert).raw.toString('base64') } : {}),
     };
     const agreed = this.#agreement;
@@ -397,11 +425,7 @@ export class AgentLink implements Reporter, PullGate {
       hello.n = ++agreed.counter;
       if (!agreed.confirmed) hello.x = this.#ephemeral!.point;
       hello.p = helloProof(secret, node, hello);
-      const key = (channel: Channel): SealKey => ({ key: sessionKey(secret, id, channel), counter: 0 });
-      this.#session.sealed = {
-        decoders: { d: new Decoder({ opener: key('d') }), 's/d': new Decoder({ opener: key('s/d') }) },
-        sealers: { u: key('u'), 's/u': key('s/u') },
-      };
+      this.#session.secret = secret;
     }
     this.#helloAt = this.#clock.monotonic();
     void this.#send('u', TYPE.hello, hello);
@@ -459,7 +483,11 @@ export class AgentLink implements Reporter, PullGate {
         [TYPE.refused]: (b) => this.#refused(b as Refused),
       } as Record<number, (body: unknown) => void>
     )[frame.type];
-    if (!handle) throw new WireError(`message type ${frame.type} is not known here`);
+    if (!handle) {
+      // A newer hub may say more than this agent understands.
+      this.#log.debug({ type: frame.type }, 'message of an unknown type ignored');
+      return;
+    }
     handle(frame.body);
   }
 
@@ -474,7 +502,10 @@ export class AgentLink implements Reporter, PullGate {
   }
 
   #welcome(w: Welcome, session: Session): void {
-    if (!session.sealed || !this.#agreement) throw new WireError('welcome without proof');
+    if (!session.secret || !this.#agreement) throw new WireError('welcome without proof');
+    const format = this.#formats.find((f) => f.version === (w.v ?? GREETING.version));
+    if (!format) throw new WireError(`the hub picked version ${w.v}, which this agent does not speak`);
+    session.sealed = sealedBy(format, session.secret, session.id);
     this.#agreement.confirmed = true;
     this.#sendCertificate = false;
     this.#challenges = 0;

@@ -12,10 +12,8 @@ import {
   verify,
 } from 'node:crypto';
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
-import { DICTIONARY } from './dictionary.js';
 import { LIMITS } from './topics.js';
-
-export const WIRE_VERSION = 2;
+import { GREETING, type WireFormat } from './versions.js';
 
 const DEFLATED = 1;
 const SEALED = 2;
@@ -75,24 +73,24 @@ export const signingContext = (node: string, channel: string, session: string): 
 
 // --- bodies -----------------------------------------------------------------------------------------------------
 
-function packBody(body: unknown): { flags: number; bytes: Buffer } {
+function packBody(body: unknown, { dictionary }: WireFormat): { flags: number; bytes: Buffer } {
   const raw = body instanceof Uint8Array;
   const plain = raw
     ? Buffer.from(body.buffer, body.byteOffset, body.byteLength)
     : Buffer.from(body === undefined ? '' : JSON.stringify(body));
   const encoding = raw ? RAW_BODY : JSON_BODY;
   if (plain.length >= MIN_DEFLATE) {
-    const small = deflateRawSync(plain, { dictionary: DICTIONARY, level: 6 });
+    const small = deflateRawSync(plain, { dictionary, level: 6 });
     if (small.length < plain.length) return { flags: encoding | DEFLATED, bytes: small };
   }
   return { flags: encoding, bytes: plain };
 }
 
-function unpackBody(flags: number, bytes: Buffer, maxInflated: number): unknown {
+function unpackBody(flags: number, bytes: Buffer, maxInflated: number, { dictionary }: WireFormat): unknown {
   let plain = bytes;
   if (flags & DEFLATED) {
     try {
-      plain = inflateRawSync(bytes, { dictionary: DICTIONARY, maxOutputLength: maxInflated });
+      plain = inflateRawSync(bytes, { dictionary, maxOutputLength: maxInflated });
     } catch (e) {
       throw new WireError(`cannot inflate: ${(e as Error).message}`);
     }
@@ -108,12 +106,12 @@ function unpackBody(flags: number, bytes: Buffer, maxInflated: number): unknown 
   }
 }
 
-/** JSON bytes as they are kept on disk: deflated with the same dictionary. */
+/** JSON bytes as they are kept on disk: deflated with the dictionary of the greeting, so that no version misreads it. */
 export const packJson = (value: unknown): Buffer =>
-  deflateRawSync(Buffer.from(JSON.stringify(value)), { dictionary: DICTIONARY });
+  deflateRawSync(Buffer.from(JSON.stringify(value)), { dictionary: GREETING.dictionary });
 
 export function unpackJson(bytes: Uint8Array): unknown {
-  return unpackBody(DEFLATED | JSON_BODY, Buffer.from(bytes), 4 * LIMITS.inflated);
+  return unpackBody(DEFLATED | JSON_BODY, Buffer.from(bytes), 4 * LIMITS.inflated, GREETING);
 }
 
 // --- sealing ----------------------------------------------------------------------------------------------------
@@ -144,8 +142,10 @@ function unseal(key: Uint8Array, counter: number, head: Buffer, sealed: Buffer):
 
 // --- frames -----------------------------------------------------------------------------------------------------
 
-/** At most one of the two. */
+/** At most one of `signer` and `sealer`. */
 export interface EncodeOptions {
+  /** Default: the greeting's. */
+  format?: WireFormat;
   /** Number and sign every frame. */
   signer?: Signer;
   /** Number and seal every frame. */
@@ -153,8 +153,12 @@ export interface EncodeOptions {
 }
 
 /** One message as one or more MQTT payloads, in the order in which they must be sent. */
-export function encode(type: number, body: unknown, { signer, sealer }: EncodeOptions = {}): Buffer[] {
-  const { flags, bytes } = packBody(body);
+export function encode(
+  type: number,
+  body: unknown,
+  { format = GREETING, signer, sealer }: EncodeOptions = {},
+): Buffer[] {
+  const { flags, bytes } = packBody(body, format);
   if (bytes.length > LIMITS.message)
     throw new WireError(`message of ${bytes.length} bytes is larger than ${LIMITS.message}`);
   const room = LIMITS.frame - 16 - SIGNATURE;
@@ -162,7 +166,7 @@ export function encode(type: number, body: unknown, { signer, sealer }: EncodeOp
   const numbered = signer ?? sealer;
   const frames: Buffer[] = [];
   for (let i = 0; i < total; i++) {
-    const head: number[] = [WIRE_VERSION, flags | (total > 1 ? FRAGMENT : 0) | (sealer ? SEALED : 0), type];
+    const head: number[] = [format.version, flags | (total > 1 ? FRAGMENT : 0) | (sealer ? SEALED : 0), type];
     if (numbered) {
       if (numbered.counter >= MAX_COUNTER) throw new WireError('the session is used up');
       const c = ++numbered.counter;
@@ -183,6 +187,8 @@ export function encode(type: number, body: unknown, { signer, sealer }: EncodeOp
 
 /** At most one of `verifier` and `opener`: then frames without that protection are refused. */
 export interface DecoderOptions {
+  /** Default: the greeting's. Frames of another version are refused. */
+  format?: WireFormat;
   /** Check signature and number of every frame before anything else is looked at. */
   verifier?: Verifier;
   /** Open every frame, and check its number. */
@@ -202,13 +208,13 @@ export class Decoder {
   push(payload: Uint8Array): Frame | undefined {
     const frame = Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength);
     if (frame.length > LIMITS.frame) throw new WireError('frame too large');
-    const { verifier, opener } = this.options;
+    const { verifier, opener, format = GREETING } = this.options;
     const numbered = verifier ?? opener;
     const headLength = (numbered ? 7 : 3) + ((frame[1] ?? 0) & FRAGMENT ? 4 : 0);
     const proof = verifier ? SIGNATURE : opener ? TAG : 0;
     if (frame.length < headLength + proof) throw new WireError('frame too short');
-    if (frame[0] !== WIRE_VERSION)
-      throw new WireError(`wire version ${frame[0]}; this side speaks ${WIRE_VERSION}`);
+    if (frame[0] !== format.version)
+      throw new WireError(`a frame of wire version ${frame[0]} where ${format.version} is spoken`);
     const flags = frame[1]!;
     const type = frame[2]!;
     const head = frame.subarray(0, headLength);
@@ -234,7 +240,7 @@ export class Decoder {
       if (!whole) return undefined;
       bytes = whole;
     }
-    return { type, body: unpackBody(flags, bytes, this.options.maxInflated ?? LIMITS.inflated) };
+    return { type, body: unpackBody(flags, bytes, this.options.maxInflated ?? LIMITS.inflated, format) };
   }
 
   #assemble(type: number, place: Buffer, bytes: Buffer): Buffer | undefined {

@@ -1,6 +1,7 @@
 /**
  * What deflate may refer back to before the first byte: the strings that desired sets and reports consist of, the
- * commonest last (near distances cost fewer bits). Part of the wire format: a change of it is a new wire version.
+ * commonest last (near distances cost fewer bits). Part of the greeting format, and of what is on disk: never
+ * changed. A better one is a new version's (versions.ts).
  */
 const WORDS = [
   '"apiVersion":"v1","kind":"ConfigMap","immutable":true,"binaryData":{"data":{"config.yaml":"',

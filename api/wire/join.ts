@@ -7,6 +7,7 @@
  *   hub → agent  joinGrant      certificate, CA, signing key, addresses, HMAC; or joinRefused
  */
 import { createHash, createHmac, timingSafeEqual, type X509Certificate } from 'node:crypto';
+import type { Versions } from './versions.js';
 
 /** Kubernetes' bootstrap token: id and secret (bootstrap.kubernetes.io/token, as kubeadm makes it). */
 export const TOKEN_ID = /^[a-z0-9]{6}$/;
@@ -58,6 +59,8 @@ export const spkiHash = (cert: X509Certificate): string =>
 export interface JoinHello {
   id: string;
   name: string;
+  /** The versions spoken (versions.ts); absent: 2 alone. */
+  v?: Versions;
   /** SPKI, base64. */
   key: string;
   nonce: string;
@@ -96,6 +99,7 @@ export type JoinRefusal =
   | 'taken'
   | 'revoked'
   | 'invalid'
+  | 'version'
   | 'busy'
   | 'failed';
 

@@ -4,6 +4,7 @@ import type { StatusReason } from '../meta/errors.js';
 import type { KubeObject } from '../meta/object.js';
 import type { AgentEvent, NodeReport, PodReport } from './desired.js';
 import type { PodLogOptions, StatsOptions } from './streams.js';
+import type { Versions } from './versions.js';
 
 /** Third byte of a frame. */
 export const TYPE = {
@@ -56,6 +57,8 @@ export interface Hello {
   e: string;
   /** The node's certificate, DER in base64, when the hub asked for it. */
   c?: string;
+  /** The versions spoken (versions.ts); absent: 2 alone. */
+  v?: Versions;
   /** Nonce of the challenge that this answers, and how often it was answered: the hub takes each number once. */
   h?: string;
   n?: number;
@@ -123,6 +126,8 @@ export interface Welcome {
   r?: 1;
   /** The set that hello named is the one wanted: nothing else will follow. */
   m?: 1;
+  /** The version of the session's frames from here on; absent: 2. */
+  v?: number;
   /** `host:port` of the hub's OCI registry (HTTPS, the hub's CA). */
   a?: string;
 }

@@ -37,12 +37,14 @@ describe('sessions', () => {
     expect(() => hubSecret(parties({ agent: 'x' }), hub.privateKey)).toThrow(/not a public key/);
   });
 
-  it('give each channel and session a key of its own', () => {
+  it('give each channel, session and version a key of its own', () => {
     const secret = hubSecret(parties(), hub.privateKey);
     const keys = ['s1', 's2'].flatMap((s) =>
-      (['u', 'd', 's/u', 's/d'] as const).map((c) => sessionKey(secret, s, c).toString('hex')),
+      (['u', 'd', 's/u', 's/d'] as const).flatMap((c) =>
+        [2, 3].map((v) => sessionKey(secret, s, c, v).toString('hex')),
+      ),
     );
-    expect(new Set(keys).size).toBe(8);
+    expect(new Set(keys).size).toBe(16);
   });
 
   it('prove a hello, as it came over the wire and not otherwise', () => {

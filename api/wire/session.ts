@@ -112,6 +112,6 @@ export function isProven(secret: Buffer, node: string, { p, ...h }: Hello): bool
   return mine.length === told.length && timingSafeEqual(mine, told);
 }
 
-/** The key of one channel of a session. */
-export const sessionKey = (secret: Buffer, session: string, channel: Channel): Buffer =>
-  Buffer.from(hkdfSync('sha256', secret, session, `coxswain/2 ${channel}`, 32));
+/** The key of one channel of a session, and of the version that it speaks: nobody can talk the two sides into another. */
+export const sessionKey = (secret: Buffer, session: string, channel: Channel, version: number): Buffer =>
+  Buffer.from(hkdfSync('sha256', secret, session, `coxswain/${version} ${channel}`, 32));

@@ -19,6 +19,14 @@ import {
 } from '../../api/wire/join.js';
 import { TYPE } from '../../api/wire/messages.js';
 import { joinTopic, LIMITS } from '../../api/wire/topics.js';
+import {
+  commonFormat,
+  FORMATS,
+  heardVersions,
+  mismatch,
+  versionsOf,
+  type WireFormat,
+} from '../../api/wire/versions.js';
 import type { Client, Frozen } from '../client.js';
 import { nodeSubject } from '../pki/pki.js';
 import type { BusAddresses } from './bus.js';
@@ -29,6 +37,8 @@ import type { Revocations } from './revocation.js';
 import { TOKEN_NAMESPACE, TOKEN_TYPE, tokenSecretName } from './token.js';
 
 export interface JoinDeskOptions extends RenewalDeskOptions {
+  /** Versions of the wire; default: those of this build. */
+  formats?: readonly WireFormat[];
   client: Client;
   revocations: Revocations;
   /** Where nodes reach the broker. */
@@ -117,6 +127,10 @@ export class JoinDesk {
         'invalid',
         `"${h.name}" cannot name a node: lower case letters, digits, "-" and "." only. Pass --node-name.`,
       );
+    const formats = this.o.formats ?? FORMATS;
+    const spoken = heardVersions(h.v);
+    if (!spoken) throw new Refusal('invalid', 'malformed versions');
+    if (!commonFormat(formats, spoken)) throw new Refusal('version', mismatch(versionsOf(formats), spoken));
     if (this.#joins.exhausted('') || this.#open.size >= MAX_OPEN)
       throw new Refusal('busy', 'too many devices are joining at this moment; try again in a minute');
     this.#joins.add('');

@@ -21,6 +21,7 @@ import {
 } from '../../api/wire/messages.js';
 import type { PodLogOptions, StatsOptions } from '../../api/wire/streams.js';
 import { parseTopic } from '../../api/wire/topics.js';
+import { FORMATS, type WireFormat } from '../../api/wire/versions.js';
 import type { PodTokenSource } from '../auth/podtokens.js';
 import type { Client } from '../client.js';
 import { EventRecorder } from '../events.js';
@@ -57,6 +58,8 @@ export interface HubLinkOptions {
   registry?: () => string;
   /** Tokens for the pods' ServiceAccounts; without it volumes that ask for one cannot be set up. */
   tokens?: PodTokenSource;
+  /** Versions of the wire; default: those of this build. */
+  formats?: readonly WireFormat[];
   /** Milliseconds after a link broke until the Node says so. Default 10,000: an agent's restart passes unnoticed. */
   graceMs?: number;
   /** Milliseconds after a start until nodes that have not come back are given up. Default 60,000. */
@@ -93,6 +96,7 @@ export class HubLink implements NodeStreams, UsageStreams {
 
   constructor(options: HubLinkOptions) {
     const { client, bus, pki, clock, log } = options;
+    const formats = options.formats ?? FORMATS;
     this.#o = options;
     this.#clock = clock;
     this.#log = log;
@@ -128,6 +132,7 @@ export class HubLink implements NodeStreams, UsageStreams {
       log,
       sender: this.#sender,
       revocations: this.#revocations,
+      formats,
       graceMs: this.#graceMs,
       node: (name) => this.#node(name),
       known: (name) => this.#nodes.get(name),
@@ -157,6 +162,7 @@ export class HubLink implements NodeStreams, UsageStreams {
       refusal: (node, key) => this.#sessions.refusal(node, key),
       isLinked: (node) => this.isLinked(node),
       keyChanged: (node) => this.#keyChanged(node),
+      formats,
       send: (topic, payload) => void bus.publish(topic, payload),
     });
   }
@@ -305,7 +311,11 @@ export class HubLink implements NodeStreams, UsageStreams {
         [TYPE.renew]: (b) => void this.#sessions.renew(n, b as Renew),
       } as Record<number, (body: unknown) => void>
     )[frame.type];
-    if (!handle) throw new WireError(`message type ${frame.type} is not known here`);
+    if (!handle) {
+      // A newer agent may say more than this hub understands.
+      this.#log.debug({ node: n.name, type: frame.type }, 'message of an unknown type ignored');
+      return;
+    }
     if (typeof frame.body !== 'object' || frame.body === null) throw new WireError('empty body');
     handle(frame.body);
   }

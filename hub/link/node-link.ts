@@ -4,11 +4,13 @@ import type { Clock } from '../../api/clock.js';
 import type { Decoder, SealKey } from '../../api/wire/codec.js';
 import type { NodeReport } from '../../api/wire/desired.js';
 import type { Held } from '../../api/wire/set.js';
+import type { WireFormat } from '../../api/wire/versions.js';
 import type { EventRecorder } from '../events.js';
 import { NodeStreamTable } from './streams.js';
 
 export interface Session {
   id: string;
+  format: WireFormat;
   connection: string;
   epoch: string;
   sealers: Record<'d' | 's/d', SealKey>;
@@ -46,6 +48,8 @@ export interface NodeLink {
   link: 'up' | 'down';
   cancelDown: (() => void) | undefined;
   publicKey: KeyObject | undefined;
+  /** Why its agent and this hub cannot talk, with the remedy. */
+  incompatible: string | undefined;
   report: NodeReport | undefined;
   /** A hello may make the Node object; a report alone may not, so that a deleted Node stays deleted until then. */
   mayRegister: boolean;
@@ -62,6 +66,7 @@ export const newNodeLink = (name: string, clock: Clock, events: EventRecorder): 
   link: 'up',
   cancelDown: undefined,
   publicKey: undefined,
+  incompatible: undefined,
   report: undefined,
   mayRegister: false,
   leaseAt: undefined,

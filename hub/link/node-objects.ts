@@ -55,6 +55,7 @@ export class NodeObjects {
       publicKey: n.publicKey && spkiOf(n.publicKey),
       report: n.report,
       link: n.link,
+      incompatible: n.incompatible,
     };
     const plan = planNode(old, facts, this.clock.now());
     if (plan.main) {

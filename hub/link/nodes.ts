@@ -17,6 +17,8 @@ export interface NodeFacts {
   /** The last one; absent while the agent has not told. */
   report?: NodeReport | undefined;
   link: 'up' | 'down';
+  /** Why agent and hub cannot talk although there is a connection. */
+  incompatible?: string | undefined;
 }
 
 /** Conditions in the order kubectl prints them, without heartbeats. */
@@ -48,6 +50,9 @@ function conditionsOf(old: Frozen<Node> | undefined, f: NodeFacts, now: string):
       c.status = 'Unknown';
       c.reason = 'NodeStatusUnknown';
       c.message = 'Kubelet stopped posting node status.';
+      if (c.type !== 'Ready' || !f.incompatible) continue;
+      c.reason = 'WireVersionUnsupported';
+      c.message = f.incompatible;
     }
   const isReady = (c: NodeCondition) => (c.type === 'Ready' ? 1 : 0);
   return told

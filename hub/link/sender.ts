@@ -23,7 +23,8 @@ export class Sender {
   /** Throws WireError when the message is too large; without a session it goes nowhere. */
   sealed(n: NodeLink, channel: Channel & ('d' | 's/d'), type: number, body: unknown): void {
     const s = n.session;
-    if (s) this.#publish(n.name, channel, encode(type, body, { sealer: s.sealers[channel] }));
+    if (s)
+      this.#publish(n.name, channel, encode(type, body, { format: s.format, sealer: s.sealers[channel] }));
   }
 
   /** Outside of what is sealed: the answer to a hello, and after it (`counter` 1) the end of its session. */

@@ -15,6 +15,14 @@ import {
 } from '../../api/wire/messages.js';
 import { sessionKey } from '../../api/wire/session.js';
 import { type Channel, LIMITS, NODE_CN_PREFIX } from '../../api/wire/topics.js';
+import {
+  commonFormat,
+  GREETING,
+  heardVersions,
+  mismatch,
+  versionsOf,
+  type WireFormat,
+} from '../../api/wire/versions.js';
 import { nodeSubject, type Pki } from '../pki/pki.js';
 import { Greeter } from './greeter.js';
 import type { NodeLink } from './node-link.js';
@@ -31,6 +39,7 @@ export interface SessionsOptions {
   log: Log;
   sender: Sender;
   revocations: Revocations;
+  formats: readonly WireFormat[];
   /** Milliseconds after a link broke until the node is given up. */
   graceMs: number;
   node(name: string): NodeLink;
@@ -38,7 +47,7 @@ export interface SessionsOptions {
   /** The key that the Node object names. */
   pinnedKey(name: string): KeyObject | undefined;
   /** What else a welcome says; the session is there already. */
-  welcome(n: NodeLink, hello: Hello): Omit<Welcome, 't'>;
+  welcome(n: NodeLink, hello: Hello): Omit<Welcome, 't' | 'v'>;
   /** The welcome is out. */
   linked(n: NodeLink): void;
   ended(n: NodeLink): void;
@@ -93,16 +102,33 @@ export class Sessions {
     const n = this.#o.node(name);
     this.end(n);
     n.publicKey = key;
-    const sealKey = (channel: Channel): SealKey => ({ key: sessionKey(secret, h.s, channel), counter: 0 });
+    const spoken = heardVersions(h.v);
+    if (!spoken) throw new WireError('malformed versions');
+    const { formats } = this.#o;
+    const format = commonFormat(formats, spoken);
+    if (!format) {
+      n.incompatible = mismatch(versionsOf(formats), spoken);
+      this.#o.log.error({ node: name }, `node refused: ${n.incompatible}`);
+      answer(TYPE.refused, { m: n.incompatible } satisfies Refused);
+      this.downAfter(n, 0);
+      return;
+    }
+    n.incompatible = undefined;
+    const sealKey = (channel: Channel): SealKey => ({
+      key: sessionKey(secret, h.s, channel, format.version),
+      counter: 0,
+    });
     const [maxMessage, maxInflated] = [MAX_UPLINK_MESSAGE, 8 * MAX_UPLINK_MESSAGE];
     n.session = {
       id: h.s,
+      format,
       connection: h.w,
       epoch: h.e,
       sealers: { d: sealKey('d'), 's/d': sealKey('s/d') },
       decoders: {
-        u: new Decoder({ opener: sealKey('u'), maxMessage, maxInflated }),
+        u: new Decoder({ format, opener: sealKey('u'), maxMessage, maxInflated }),
         's/u': new Decoder({
+          format,
           opener: sealKey('s/u'),
           maxMessage: LIMITS.frame,
           maxInflated: LIMITS.frame,
@@ -117,7 +143,11 @@ export class Sessions {
     n.cancelDown?.();
     n.cancelDown = undefined;
     this.#o.log.info({ node: n.name, generation: h.g }, 'node linked');
-    answer(TYPE.welcome, { t: clock.now(), ...this.#o.welcome(n, h) } satisfies Welcome);
+    answer(TYPE.welcome, {
+      t: clock.now(),
+      ...(format === GREETING ? {} : { v: format.version }),
+      ...this.#o.welcome(n, h),
+    } satisfies Welcome);
     this.#o.linked(n);
   }
 
