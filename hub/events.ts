@@ -19,6 +19,8 @@ export interface Happening {
   count?: number;
   /** Unix milliseconds; default now. */
   at?: number;
+  /** Of the first of `count`; default `at`. */
+  since?: number;
 }
 
 /** Who tells: the `source` of the Event. */
@@ -107,7 +109,7 @@ export class EventRecorder {
         namespace: involved.namespace || 'default',
         written: 0,
         count: 0,
-        firstAt: at,
+        firstAt: what.since ?? at,
         lastAt: at,
         writtenAt: Number.NEGATIVE_INFINITY,
         queued: false,

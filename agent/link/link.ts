@@ -38,6 +38,7 @@ import { FORMATS, GREETING, sayVersions, type WireFormat } from '../../api/wire/
 import type { PodHost, PullGate, Reporter } from '../ports.js';
 import { DataMeter } from './data-meter.js';
 import { DesiredFile } from './desired-file.js';
+import { DeviceTime } from './device-time.js';
 import { eraseIdentity, type Identity, renewCertificate } from './identity.js';
 import { Outbox } from './outbox.js';
 import { AgentStreams } from './streams.js';
@@ -128,6 +129,7 @@ export class AgentLink implements Reporter, PullGate {
   readonly #log: Log;
   readonly #clock: Clock;
   readonly #file: DesiredFile;
+  readonly #time: DeviceTime;
   readonly #outbox: Outbox;
   readonly #streams: AgentStreams;
   /** Names this process: reports are numbered within it. */
@@ -172,7 +174,13 @@ export class AgentLink implements Reporter, PullGate {
     this.meter = new DataMeter(options.dataDir, this.#clock, this.#log, () => this.#limitChanged());
     this.#keepalive = options.keepalive;
     this.#file = new DesiredFile(options.dataDir, options.identity.key, this.#clock, this.#log);
-    this.#outbox = new Outbox(this.#clock, this.epoch, (r) => void this.#send('u', TYPE.report, r));
+    this.#time = new DeviceTime(this.#clock);
+    this.#outbox = new Outbox(
+      this.#clock,
+      this.epoch,
+      this.#time,
+      (r) => void this.#send('u', TYPE.report, r),
+    );
     this.#streams = new AgentStreams(options.host, this.#clock, (type, body) =>
       this.#send('s/u', type, body),
     );
@@ -515,6 +523,7 @@ export class AgentLink implements Reporter, PullGate {
     this.#hellos = 0;
     this.#revoked = false;
     this.#skew = w.t - this.#clock.now();
+    this.#time.told(w.t);
     session.welcomed = true;
     if (typeof w.a === 'string' && w.a.length < 300) this.#o.registry?.(w.a);
     this.#log.info({ generation: this.#generation }, 'linked to the hub');
@@ -569,6 +578,9 @@ export class AgentLink implements Reporter, PullGate {
       if (ends) this.#file.flush();
       this.#deliver(set);
       this.#outbox.prune(new Set(set.pods.map((p) => p.metadata?.uid ?? '')));
+    } else if (!this.#confirmed) {
+      this.#confirmed = true;
+      this.#deliver(toDesiredSet(this.#generation, this.#items));
     }
     this.#sendApplied(session);
   }

@@ -7,6 +7,7 @@ import type { AgentEvent, NodeReport, PodReport } from '../../api/wire/desired.j
 import type { Report } from '../../api/wire/messages.js';
 import { canonical } from '../../api/wire/set.js';
 import { LIMITS } from '../../api/wire/topics.js';
+import type { DeviceTime } from './device-time.js';
 
 const MAX_EVENTS = 256;
 /** Batches on the way at once; more only wait, and coalesce while they do. */
@@ -26,6 +27,15 @@ interface Slot<T> {
 
 type NodeSlot = Slot<NodeReport>;
 type PodSlot = Slot<PodReport>;
+
+interface EventSlot {
+  event: AgentEvent;
+  what: string;
+  /** Monotonic times of the first and the last of them. */
+  first: number;
+  last: number;
+  sent: boolean;
+}
 
 interface Batch {
   node?: number;
@@ -48,7 +58,9 @@ export class Outbox {
   #node: NodeSlot | undefined;
   readonly #pods = new Map<string, PodSlot>();
   /** In order; an event goes when acknowledged or pushed out by newer ones. */
-  readonly #events = new Map<number, { event: AgentEvent; sent: boolean }>();
+  readonly #events = new Map<number, EventSlot>();
+  /** Of events that were never sent: a repetition is counted there. */
+  readonly #fresh = new Map<string, number>();
   readonly #batches = new Map<number, Batch>();
   #connected = false;
   #all = false;
@@ -58,6 +70,7 @@ export class Outbox {
   constructor(
     private readonly clock: Clock,
     private readonly epoch: string,
+    private readonly time: DeviceTime,
     private readonly send: (r: Report) => void,
   ) {}
 
@@ -86,6 +99,7 @@ export class Outbox {
   }
 
   pod(report: PodReport): void {
+    this.time.observe();
     const text = canonical(report);
     const slot = this.#pods.get(report.uid);
     if (slot?.text === text) return;
@@ -97,8 +111,26 @@ export class Outbox {
   }
 
   event(event: AgentEvent): void {
-    this.#events.set(++this.#seq, { event, sent: false });
-    if (this.#events.size > MAX_EVENTS) this.#events.delete(this.#events.keys().next().value!);
+    const { count, at: _, ...rest } = event;
+    const what = canonical(rest);
+    const last = this.time.observe();
+    const before = this.#fresh.get(what);
+    const same = before === undefined ? undefined : this.#events.get(before);
+    if (before !== undefined) this.#events.delete(before);
+    const seq = ++this.#seq;
+    this.#events.set(seq, {
+      event: same ? { ...event, count: same.event.count + count } : event,
+      what,
+      first: same?.first ?? last,
+      last,
+      sent: false,
+    });
+    this.#fresh.set(what, seq);
+    if (this.#events.size > MAX_EVENTS) {
+      const [oldest, { what: gone }] = this.#events.entries().next().value!;
+      this.#events.delete(oldest);
+      if (this.#fresh.get(gone) === oldest) this.#fresh.delete(gone);
+    }
     this.#gather();
   }
 
@@ -195,7 +227,7 @@ export class Outbox {
       if (s.seq <= s.sent || s.seq <= s.acked) continue;
       if (!room(s.text.length)) break;
       r.p ??= [];
-      r.p.push([s.seq, s.report]);
+      r.p.push([s.seq, this.time.correctAll(s.report)]);
       s.sent = s.seq;
       b.pods.push([s, s.seq]);
     }
@@ -203,7 +235,9 @@ export class Outbox {
       if (e.sent) continue;
       if (!room(e.event.message.length + 200)) break;
       r.v ??= [];
-      r.v.push([seq, e.event]);
+      const [at, since] = [this.time.at(e.last), this.time.at(e.first)];
+      r.v.push([seq, { ...e.event, at, ...(e.first < e.last ? { since } : {}) }]);
+      if (this.#fresh.get(e.what) === seq) this.#fresh.delete(e.what);
       e.sent = true;
       b.events.push(seq);
     }

@@ -71,7 +71,9 @@ export interface AgentEvent {
   type: 'Normal' | 'Warning';
   reason: string;
   message: string;
-  /** Unix milliseconds by the agent's clock. */
+  /** Unix milliseconds; on the wire by the hub's clock, as far as the agent knows it. */
   at: number;
+  /** Of the first, when `count` of them were gathered while there was no hub. */
+  since?: number;
   count: number;
 }

@@ -181,8 +181,19 @@ export class DesiredSets {
     return Math.max(...all.map((i) => Number(i.revision) || 0));
   }
 
-  /** The node's set as of now; from then on `changed` is called for what it refers to, until `forget`. */
-  of(node: string): Items {
+  /** Pods that are to end and of which no agent has ever told anything. */
+  untold(node: string): Frozen<Pod>[] {
+    return [...this.#pods.by('node', node)].filter(
+      ({ metadata, status = {} }) =>
+        metadata?.deletionTimestamp &&
+        (status.phase ?? 'Pending') === 'Pending' &&
+        !status.startTime &&
+        !status.containerStatuses,
+    );
+  }
+
+  /** The node's set as of now, but for pods `without` (uids); from then on `changed` is called for what it refers to, until `forget`. */
+  of(node: string, without: ReadonlySet<string> = new Set()): Items {
     const items: Items = new Map();
     const wants = new Set<string>();
     const now = this.clock.now();
@@ -197,6 +208,7 @@ export class DesiredSets {
       return o;
     };
     for (const pod of this.#pods.by('node', node)) {
+      if (without.has(pod.metadata?.uid ?? '')) continue;
       const namespace = pod.metadata?.namespace ?? '';
       items.set(
         itemKey('p', { metadata: { namespace, name: pod.metadata?.name ?? '' } }),

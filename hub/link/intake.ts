@@ -12,6 +12,8 @@ import type { Sender } from './sender.js';
 
 /** Batches of one node being written at once; further ones are dropped and come again. */
 const MAX_BATCHES = 16;
+/** A device that was away tells what happened meanwhile. */
+const MAX_EVENT_AGE_MS = 366 * 86_400_000;
 /** Pods of one node whose report numbers are kept. */
 const MAX_REMEMBERED = 2048;
 
@@ -84,13 +86,16 @@ export class Intake {
       reason: event.reason,
       message: event.message,
       count: event.count,
-      ...this.#eventTime(event.at),
+      ...this.#eventTimes(event),
     });
   }
 
-  /** A device without a clock tells times of 1970, or of its last shutdown: the hub's own time is nearer. */
-  #eventTime(at: number): { at?: number } {
-    return Math.abs(at - this.clock.now()) < 7 * 86_400_000 ? { at } : {};
+  /** The agent tells times by the hub's clock. What cannot be right is told by the hub's own time. */
+  #eventTimes({ at, since }: AgentEvent): { at?: number; since?: number } {
+    const now = this.clock.now();
+    const fine = (t: unknown) => typeof t === 'number' && Math.abs(now - t) < MAX_EVENT_AGE_MS;
+    if (!fine(at)) return {};
+    return { at: Math.min(at, now), ...(fine(since) ? { since: Math.min(since!, at, now) } : {}) };
   }
 
   async #nodeReport(n: NodeLink, report: NodeReport): Promise<void> {

@@ -5,10 +5,10 @@
  */
 import type { Node } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
-import { nodes } from '../../api/kinds/index.js';
+import { nodes, pods } from '../../api/kinds/index.js';
 import { LINK_PREFIX, linkSettings } from '../../api/kinds/link-settings.js';
 import type { Log } from '../../api/log.js';
-import { ApiError } from '../../api/meta/errors.js';
+import { ApiError, isApiError } from '../../api/meta/errors.js';
 import { Decoder, WireError } from '../../api/wire/codec.js';
 import {
   type Applied,
@@ -117,7 +117,18 @@ export class HubLink implements NodeStreams, UsageStreams {
         if (n) this.#sync.changed(n);
       },
     );
-    this.#sync = new DesiredSync(this.#desired, this.#sender, clock, log);
+    this.#sync = new DesiredSync(
+      this.#desired,
+      this.#sender,
+      async (pod) => {
+        const { namespace, name = '', uid } = pod.metadata ?? {};
+        await client.delete(pods, { namespace, name }, { gracePeriodSeconds: 0, uid }).catch((e: unknown) => {
+          if (!isApiError(e, 'NotFound') && !isApiError(e, 'Conflict')) throw e;
+        });
+      },
+      clock,
+      log,
+    );
     this.#objects = new NodeObjects(client, clock, log);
     this.#intake = new Intake(client, this.#sender, clock, log, async (n) => {
       await this.#objects.reconcile(n);

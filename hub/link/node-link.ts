@@ -25,6 +25,10 @@ export interface Session {
 export interface SyncState {
   /** Undefined while the agent's set is not known. */
   held: Held | undefined;
+  /** Uids of pods that the agent did not hold when it came, and that ended before it heard of them. */
+  neverThere: ReadonlySet<string>;
+  /** The agent has not heard since it came that what it holds is what it is to have. */
+  unconfirmed: boolean;
   generation: number;
   inflight: { result: Held; digest: string; cancel: () => void } | undefined;
   retries: number;
@@ -73,6 +77,8 @@ export const newNodeLink = (name: string, clock: Clock, events: EventRecorder): 
   intake: { epoch: undefined, asked: false, stored: new Map(), latest: new Map(), batches: new Set() },
   sync: {
     held: undefined,
+    neverThere: new Set(),
+    unconfirmed: true,
     generation: 0,
     inflight: undefined,
     retries: 0,
