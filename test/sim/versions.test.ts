@@ -70,6 +70,9 @@ class Host implements PodHost {
   async *logs() {
     yield Buffer.from('a line\n');
   }
+  stats: PodHost['stats'] = async () => {
+    throw new Error('nobody asks');
+  };
   setDesired(d: DesiredSet): void {
     this.calls++;
     this.desired = d;
