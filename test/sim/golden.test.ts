@@ -3,15 +3,15 @@ import { createPublicKey } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { ed25519, p256 } from '../../test/support/frozen-wire.js';
-import { Decoder, keyId, signingContext } from './codec.js';
-import { DICTIONARY } from './dictionary.js';
-import type { Delta, Hello } from './messages.js';
-import { TYPE, unpackData } from './messages.js';
-import { agentSecret, hubSecret, isProven, sessionKey } from './session.js';
-import { applyDelta, digestOf, EMPTY_DIGEST, type Items } from './set.js';
-import type { Channel } from './topics.js';
-import { GREETING } from './versions.js';
+import { Decoder, keyId, signingContext } from '../../api/wire/codec.js';
+import { DICTIONARY } from '../../api/wire/dictionary.js';
+import type { Delta, Hello } from '../../api/wire/messages.js';
+import { TYPE, unpackData } from '../../api/wire/messages.js';
+import { agentSecret, hubSecret, isProven, sessionKey } from '../../api/wire/session.js';
+import { applyDelta, digestOf, EMPTY_DIGEST, type Items } from '../../api/wire/set.js';
+import type { Channel } from '../../api/wire/topics.js';
+import { GREETING } from '../../api/wire/versions.js';
+import { ed25519, p256 } from '../support/frozen-wire.js';
 
 interface Recorded {
   name: string;
@@ -23,9 +23,7 @@ interface Recorded {
   frame: string;
 }
 
-const golden = JSON.parse(
-  readFileSync(join(import.meta.dirname, '../../test/support/golden-wire.json'), 'utf8'),
-) as {
+const golden = JSON.parse(readFileSync(join(import.meta.dirname, '../support/golden-wire.json'), 'utf8')) as {
   dictionary: string;
   secret: string;
   keyName: string;
