@@ -29,7 +29,7 @@ import {
 } from './params.js';
 import { podLog } from './podlog.js';
 import type { Target } from './route.js';
-import { watchLines } from './watch.js';
+import { watchDuration, watchLines } from './watch.js';
 
 /** What the verbs work with. */
 export interface Backend {
@@ -128,12 +128,12 @@ const watch: Run = async (b, call, req) => {
   const { kind, namespace, name } = call.target;
   const query = watchQuery(call.query, namespace, b.registry.resourceVersion);
   if (name) query.fieldSelector = withName(query.fieldSelector, name);
-  const timeout = integer(call.query, 'timeoutSeconds');
+  query.endsIn = watchDuration(integer(call.query, 'timeoutSeconds'), b.clock);
   const watcher = b.registry.watch(context(call, req), kind, query);
   return {
     status: 200,
     headers: { 'content-type': 'application/json', 'cache-control': 'no-cache, private' },
-    body: watchLines(watcher, kind, b.encoder, f, timeout, b.clock, req.signal()),
+    body: watchLines(watcher, kind, b.encoder, f, query.endsIn, b.clock, req.signal()),
     longRunning: true,
   };
 };

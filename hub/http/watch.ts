@@ -7,8 +7,12 @@ import { asApiError } from './message.js';
 /** Without `timeoutSeconds` a watch ends after this long, up to twice as long, so that clients spread (kube-apiserver's min-request-timeout). */
 const DEFAULT_TIMEOUT_S = 1800;
 
+/** How long a watch lasts, in ms: `timeoutSeconds`, when the client said it. */
+export const watchDuration = (timeoutSeconds: number | undefined, clock: Clock): number =>
+  1000 * (timeoutSeconds && timeoutSeconds > 0 ? timeoutSeconds : DEFAULT_TIMEOUT_S * (1 + clock.random()));
+
 /**
- * The lines of one watch. Ends at the timeout, when the client goes away (`signal`), or after an ERROR event when the
+ * The lines of one watch. Ends after `duration` ms, when the client goes away (`signal`), or after an ERROR event when the
  * watcher fell behind.
  */
 export async function* watchLines(
@@ -16,14 +20,12 @@ export async function* watchLines(
   kind: Kind,
   encoder: Encoder,
   form: Form,
-  timeoutSeconds: number | undefined,
+  duration: number,
   clock: Clock,
   signal: AbortSignal,
 ): AsyncGenerator<string | Buffer> {
-  const seconds =
-    timeoutSeconds && timeoutSeconds > 0 ? timeoutSeconds : DEFAULT_TIMEOUT_S * (1 + clock.random());
   const close = () => watcher.close();
-  const cancel = clock.after(seconds * 1000, close);
+  const cancel = clock.after(duration, close);
   signal.addEventListener('abort', close);
   if (signal.aborted) close();
   let first = true;

@@ -77,6 +77,8 @@ export interface ListResult {
 
 export interface WatchQuery extends WatchOptions {
   allowWatchBookmarks?: boolean;
+  /** Ms until whoever asks ends the watch: a bookmark comes shortly before, so that the next one begins late. */
+  endsIn?: number;
   /** Streaming lists: synthetic ADDED events, then a bookmark annotated `k8s.io/initial-events-end`. */
   sendInitialEvents?: boolean;
 }

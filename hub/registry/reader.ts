@@ -157,6 +157,7 @@ export class Reader {
       // The end is told by a bookmark, so only to those who want bookmarks.
       endOfInitial: query.sendInitialEvents === true && query.allowWatchBookmarks === true,
       bookmarks: query.allowWatchBookmarks === true,
+      endsIn: query.endsIn,
       kind,
       clock: this.#clock,
       matches: (o) => this.#matches(kind, filter, o),

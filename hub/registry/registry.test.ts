@@ -978,6 +978,23 @@ describe('watch', () => {
     w.close();
   });
 
+  it('sends a bookmark shortly before the end that it was told of', async () => {
+    const clock = new VirtualClock();
+    const r = new Registry({ store, clock, log: silentLog });
+    const options = { resourceVersion: r.resourceVersion, allowWatchBookmarks: true, endsIn: 10_000 };
+    const w = r.watch(ctx(), K(configMaps), options);
+    const events: unknown[] = [];
+    const all = (async () => {
+      for await (const e of w) events.push(e.type);
+    })();
+    await clock.advance(7_900);
+    expect(events).toEqual([]);
+    await clock.advance(200);
+    expect(events).toEqual(['BOOKMARK']);
+    w.close();
+    await all;
+  });
+
   it('refuses versions that are gone, that never were and that are none', async () => {
     const small = new MemoryStore({ stamp: stampResourceVersion, historyEvents: 2 });
     await small.open();

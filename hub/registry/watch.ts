@@ -7,6 +7,8 @@ import { Compacted, type Entry, type StoreEvent, type StoreWatch } from '../stor
 
 /** How often a watcher that wants bookmarks gets one, in milliseconds. */
 const BOOKMARK_INTERVAL = 60_000;
+/** How long before its end a watch gets its last one, in milliseconds (kube-apiserver's). */
+const LAST_BOOKMARK = 2_000;
 
 type Event = WatchEvent<Frozen<AnyObject>>;
 
@@ -18,6 +20,8 @@ interface KindWatch {
   /** Mark the end of `initial` with a bookmark. */
   endOfInitial: boolean;
   bookmarks: boolean;
+  /** Ms until the watch is ended; absent: nobody knows. */
+  endsIn?: number;
   kind: Kind;
   clock: Clock;
   matches(o: AnyObject): boolean;
@@ -53,12 +57,14 @@ export class KindWatcher implements Watcher<Frozen<AnyObject>>, AsyncIterator<Ev
   #pulling = false;
   #done = false;
   #stopTimer: (() => void) | undefined;
+  readonly #lastBookmark: number;
 
   constructor(w: KindWatch) {
     this.#w = w;
     this.#events = w.source[Symbol.asyncIterator]();
     this.#initial = w.initial ?? [];
     this.#endPending = w.endOfInitial;
+    this.#lastBookmark = w.clock.monotonic() + (w.endsIn ?? Number.POSITIVE_INFINITY) - LAST_BOOKMARK;
     if (w.bookmarks) this.#tick();
   }
 
@@ -172,11 +178,15 @@ export class KindWatcher implements Watcher<Frozen<AnyObject>>, AsyncIterator<Ev
   }
 
   #tick(): void {
-    this.#stopTimer = this.#w.clock.after(BOOKMARK_INTERVAL, () => {
-      if (this.#done) return;
-      // Only to someone who has taken everything else: a bookmark says that nothing older is to come.
-      if (this.#waiting) this.#settle({ done: false, value: this.#bookmark(this.#w.source.revision) });
-      this.#tick();
-    });
+    const last = this.#lastBookmark - this.#w.clock.monotonic();
+    this.#stopTimer = this.#w.clock.after(
+      last > 0 ? Math.min(last, BOOKMARK_INTERVAL) : BOOKMARK_INTERVAL,
+      () => {
+        if (this.#done) return;
+        // Only to someone who has taken everything else: a bookmark says that nothing older is to come.
+        if (this.#waiting) this.#settle({ done: false, value: this.#bookmark(this.#w.source.revision) });
+        this.#tick();
+      },
+    );
   }
 }
