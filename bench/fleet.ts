@@ -76,11 +76,14 @@ const deployment = (name: string, replicas: number) => ({
   },
 });
 
-async function point(nodes: number, pods: number): Promise<Row[]> {
+async function* point(nodes: number, pods: number): AsyncGenerator<Row> {
   const label = `${nodes} nodes, ${pods.toLocaleString('en')} pods: `;
-  const rows: Row[] = [];
-  const row = (name: string, value: number, unit: string, extra: Partial<Row> = {}) =>
-    rows.push({ name: label + name, value, unit, ...extra });
+  const row = (name: string, value: number, unit: string, extra: Partial<Row> = {}): Row => ({
+    name: label + name,
+    value,
+    unit,
+    ...extra,
+  });
   const system = await new System().start();
   let fleet: Fleet | undefined;
   try {
@@ -88,7 +91,7 @@ async function point(nodes: number, pods: number): Promise<Row[]> {
     const began = performance.now();
     await fleet.tell({ order: 'join', count: nodes });
     await fleet.quiet(nodes, 'all nodes joined');
-    row('all joined', (performance.now() - began) / 1000, 's');
+    yield row('all joined', (performance.now() - began) / 1000, 's');
 
     const names = Array.from({ length: Math.ceil(pods / PODS_PER_DEPLOYMENT) }, (_, i) => `web-${i}`);
     const begin = performance.now();
@@ -108,19 +111,19 @@ async function point(nodes: number, pods: number): Promise<Row[]> {
         await system.api.call<Deployments>('GET', '/apis/apps/v1/namespaces/default/deployments')
       ).items.reduce((n, d) => n + (d.status?.readyReplicas ?? 0), 0);
     await until('all pods Ready', async () => (await ready()) === pods || undefined, 900, 100);
-    row('all pods Ready', (performance.now() - begin) / 1000, 's');
-    row('hub: peak RSS until then', memoryMb(system.hub.pid, 'VmHWM'), 'MB');
+    yield row('all pods Ready', (performance.now() - begin) / 1000, 's');
+    yield row('hub: peak RSS until then', memoryMb(system.hub.pid, 'VmHWM'), 'MB');
 
     await sleep(SETTLE_MS);
     const cpu = cpuSeconds(system.hub.pid);
     const { bytes } = await fleet.tell({ order: 'stats' });
     await sleep(IDLE_MS);
-    row('hub: RSS', memoryMb(system.hub.pid, 'VmRSS'), 'MB', {
+    yield row('hub: RSS', memoryMb(system.hub.pid, 'VmRSS'), 'MB', {
       budget: pods === 10_000 ? '<= 450' : pods === 1000 && nodes === 10 ? '<= 150' : undefined,
     });
-    row('hub: CPU, idle', ((cpuSeconds(system.hub.pid) - cpu) / IDLE_MS) * 100_000, '% of a core');
+    yield row('hub: CPU, idle', ((cpuSeconds(system.hub.pid) - cpu) / IDLE_MS) * 100_000, '% of a core');
     const perNode = ((await fleet.tell({ order: 'stats' })).bytes - bytes) / nodes / 1024;
-    row('wire, per idle node', (perNode / IDLE_MS) * 3_600_000, 'KB/h', {
+    yield row('wire, per idle node', (perNode / IDLE_MS) * 3_600_000, 'KB/h', {
       budget: '<= 15',
       note: `over ${IDLE_MS / 1000} s, extrapolated`,
     });
@@ -133,19 +136,22 @@ async function point(nodes: number, pods: number): Promise<Row[]> {
         await fleet.tell({ order: 'cut' });
       } else await system.restartHub();
       await fleet.quiet(nodes, 'all nodes linked again');
-      row(`${storm}: all linked again`, (performance.now() - from) / 1000, 's');
+      yield row(`${storm}: all linked again`, (performance.now() - from) / 1000, 's');
       await until(
         'every node Ready',
         async () => (await readyNodes(system)) === nodes || undefined,
         300,
         200,
       );
-      row(`${storm}: every node Ready`, (performance.now() - from) / 1000, 's');
-      row(`${storm}: hub, peak RSS`, memoryMb(system.hub.pid, 'VmHWM'), 'MB');
-      row(`${storm}: wire, per node`, ((await fleet.tell({ order: 'stats' })).bytes - before) / nodes, 'B');
+      yield row(`${storm}: every node Ready`, (performance.now() - from) / 1000, 's');
+      yield row(`${storm}: hub, peak RSS`, memoryMb(system.hub.pid, 'VmHWM'), 'MB');
+      yield row(
+        `${storm}: wire, per node`,
+        ((await fleet.tell({ order: 'stats' })).bytes - before) / nodes,
+        'B',
+      );
       if ((await ready()) !== pods) throw new Error(`${label}${storm}: pods are not Ready any more`);
     }
-    return rows;
   } finally {
     await fleet?.stop();
     await system.stop();
@@ -163,9 +169,7 @@ async function readyNodes(system: System): Promise<number> {
 }
 
 /** `points` as `10x100,1000x10000`; absent: all. */
-export async function run(points?: string): Promise<Row[]> {
+export async function* run(points?: string): AsyncGenerator<Row> {
   const wanted = points?.split(',').map((p) => p.split('x').map(Number) as [number, number]) ?? POINTS;
-  const rows: Row[] = [];
-  for (const [nodes, pods] of wanted) rows.push(...(await point(nodes, pods)));
-  return rows;
+  for (const [nodes, pods] of wanted) yield* point(nodes, pods);
 }

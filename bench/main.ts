@@ -4,7 +4,7 @@ import { parseArgs } from 'node:util';
 import type { Options } from './options.js';
 import type { Row } from './row.js';
 
-type Part = { about: string; run: (o: Options) => Promise<Row[]> };
+type Part = { about: string; run: (o: Options) => Promise<Iterable<Row> | AsyncIterable<Row>> };
 
 const PARTS: Record<string, Part> = {
   idle: {
@@ -97,7 +97,7 @@ for (const name of values.parts.split(',')) {
   }
   console.error(`${name}: ${part.about}`);
   try {
-    for (const row of await part.run(options)) {
+    for await (const row of await part.run(options)) {
       console.error(
         `  ${row.name.padEnd(58)}${show(row.value).padStart(10)} ${row.unit.padEnd(12)}${(row.budget ?? '').padEnd(20)}${row.note ?? ''}`,
       );
