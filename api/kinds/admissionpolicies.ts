@@ -251,6 +251,7 @@ export const validatingAdmissionPolicies: Kind<ValidatingAdmissionPolicy> = {
   shortNames: [],
   categories: ['api-extensions'],
   namespaced: false,
+  updateNeedsVersion: true,
   schema: 'io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy',
   columns: [
     nameColumn as Kind<ValidatingAdmissionPolicy>['columns'][number],
@@ -342,6 +343,7 @@ export const validatingAdmissionPolicyBindings: Kind<ValidatingAdmissionPolicyBi
   shortNames: [],
   categories: ['api-extensions'],
   namespaced: false,
+  updateNeedsVersion: true,
   schema: 'io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicyBinding',
   columns: [
     nameColumn as Kind<ValidatingAdmissionPolicyBinding>['columns'][number],

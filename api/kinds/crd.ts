@@ -245,6 +245,7 @@ export const customResourceDefinitions: Kind<Definition> = {
   shortNames: ['crd', 'crds'],
   categories: ['api-extensions'],
   namespaced: false,
+  updateNeedsVersion: true,
   schema: 'io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition',
   columns: [
     nameColumn as Kind<Definition>['columns'][number],

@@ -96,6 +96,8 @@ export interface Kind<T extends KubeObject = AnyObject> {
   readonly view?: View<any, any>;
   /** A PUT on a name that is not there makes the object. */
   readonly createOnUpdate?: boolean;
+  /** A PUT over what is there must name the resourceVersion that it has read; absent: one without it writes regardless. */
+  readonly updateNeedsVersion?: boolean;
   /** Counts changes of the spec in `metadata.generation`, or of what the function gives. */
   readonly generation?: boolean | ((o: T) => unknown);
   /** What is wrong with a name; absent: a DNS-1123 subdomain is asked for. */

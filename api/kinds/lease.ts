@@ -14,6 +14,7 @@ export const leases: Kind<Lease> = {
   namespaced: true,
   schema: 'io.k8s.api.coordination.v1.Lease',
   createOnUpdate: true,
+  updateNeedsVersion: true,
   columns: [
     nameColumn,
     column('Holder', 'string', 'Who holds it.', (o) => o.spec?.holderIdentity ?? ''),

@@ -111,6 +111,7 @@ export const limitRanges: Kind<LimitRange> = {
   shortNames: ['limits'],
   categories: [],
   namespaced: true,
+  createOnUpdate: true,
   schema: 'io.k8s.api.core.v1.LimitRange',
   columns: [
     nameColumn,

@@ -33,6 +33,7 @@ export const podDisruptionBudgets: Kind<PodDisruptionBudget> = {
   shortNames: ['pdb'],
   categories: [],
   namespaced: true,
+  updateNeedsVersion: true,
   schema: 'io.k8s.api.policy.v1.PodDisruptionBudget',
   columns: [
     nameColumn,

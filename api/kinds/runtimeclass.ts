@@ -16,6 +16,7 @@ export const runtimeClasses: Kind<RuntimeClass> = {
   namespaced: false,
   schema: 'io.k8s.api.node.v1.RuntimeClass',
   createOnUpdate: true,
+  updateNeedsVersion: true,
   columns: [
     nameColumn,
     column('Handler', 'string', 'The runtime that pods of this class run in.', (o) => o.handler ?? ''),

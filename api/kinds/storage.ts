@@ -162,6 +162,7 @@ export const volumeAttachments: Kind<VolumeAttachment> = {
   plural: 'volumeattachments',
   singular: 'volumeattachment',
   namespaced: false,
+  updateNeedsVersion: true,
   schema: 'io.k8s.api.storage.v1.VolumeAttachment',
   columns: [
     nameColumn,
@@ -207,6 +208,7 @@ export const csiDrivers: Kind<CSIDriver> = {
   plural: 'csidrivers',
   singular: 'csidriver',
   namespaced: false,
+  updateNeedsVersion: true,
   schema: 'io.k8s.api.storage.v1.CSIDriver',
   columns: [
     nameColumn,
@@ -288,6 +290,7 @@ export const csiNodes: Kind<CSINode> = {
   plural: 'csinodes',
   singular: 'csinode',
   namespaced: false,
+  updateNeedsVersion: true,
   schema: 'io.k8s.api.storage.v1.CSINode',
   columns: [
     nameColumn,
@@ -337,6 +340,7 @@ export const csiStorageCapacities: Kind<CSIStorageCapacity> = {
   plural: 'csistoragecapacities',
   singular: 'csistoragecapacity',
   namespaced: true,
+  updateNeedsVersion: true,
   schema: 'io.k8s.api.storage.v1.CSIStorageCapacity',
   columns: [
     nameColumn,

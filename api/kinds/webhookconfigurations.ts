@@ -165,6 +165,7 @@ const configuration = {
   shortNames: [],
   categories: ['api-extensions'],
   namespaced: false,
+  updateNeedsVersion: true,
   columns: webhookColumns(),
   status: false,
   generation: (o: Configuration) => o.webhooks,

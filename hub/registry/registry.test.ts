@@ -255,6 +255,24 @@ describe('update', () => {
     expect(now.metadata).toMatchObject({ labels: { a: 'b' } });
   });
 
+  it('asks kinds with strict updates for the resourceVersion, but not the hub itself', async () => {
+    const lease = { metadata: { name: 'l' }, spec: { holderIdentity: 'a' } };
+    const put = (c: RequestContext, metadata: object) =>
+      registry.update(c, K(leases), key('l'), { ...deepCopy(lease), metadata: { name: 'l', ...metadata } });
+    const user = ctx({ fieldManager: 'curl' });
+    // What is not there has no version.
+    const { resourceVersion } = (await put(user, {})).metadata!;
+    for (const none of [{}, { resourceVersion: '0' }]) {
+      const e = await failure(() => put(user, none));
+      expect(e.code).toBe(422);
+      expect(e.message).toBe(
+        'leases.coordination.k8s.io "l" is invalid: metadata.resourceVersion: Invalid value: 0x0: must be specified for an update',
+      );
+    }
+    expect((await put(user, { resourceVersion })).spec).toEqual(lease.spec);
+    await put(ctx(), {});
+  });
+
   it('compares and swaps', async () => {
     const o = await make({ metadata: { name: 'c' }, data: { a: '1' } }, configMaps);
     await registry.update(ctx(), K(configMaps), key('c'), { ...thaw(o), data: { a: '2' } });

@@ -212,7 +212,8 @@ export class Registry implements RegistryVerbs {
     // As in Kubernetes, 0 is none.
     if (meta?.resourceVersion === '0') delete metaOf(o).resourceVersion;
     const pinned = meta?.resourceVersion;
-    const needsVersion = kind.custom && ctx.fieldManager !== undefined && subresource !== 'scale';
+    // Not of the hub's own parts, which have no field manager.
+    const needsVersion = home.updateNeedsVersion && ctx.fieldManager !== undefined && subresource !== 'scale';
     const wanted = (current: AnyObject) => (subresource === 'scale' ? o : storedForm(kind, o, current));
     try {
       const now = await this.#writer.change(

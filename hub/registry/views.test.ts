@@ -158,7 +158,13 @@ describe('an update of what is not there', () => {
       spec: { holderIdentity: 'me' },
     });
     expect(asked).toBe(1);
-    await registry.update(ctx({ checkCreate: () => void asked++ }), K(leases), at, lease());
+    const { resourceVersion } = made.metadata!;
+    await registry.update(
+      ctx({ checkCreate: () => void asked++ }),
+      K(leases),
+      at,
+      lease({ resourceVersion }),
+    );
     expect(asked).toBe(1);
   });
 

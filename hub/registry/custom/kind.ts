@@ -110,6 +110,7 @@ export class CustomKind implements Kind {
   readonly namespaced: boolean;
   readonly schema: string;
   readonly generation = true;
+  readonly updateNeedsVersion = true;
   singular = '';
   shortNames: readonly string[] = [];
   categories: readonly string[] = [];
