@@ -1,5 +1,5 @@
 import { UsageError } from './flags.js';
-import { collectWhenQuiet, useLittleMemory } from './v8.js';
+import { collectWhenQuiet, useLittleMemory, useModestMemory } from './v8.js';
 
 interface Command {
   usage: string;
@@ -70,6 +70,7 @@ export async function main(argv: string[]): Promise<number> {
   }
   try {
     if (command.daemon === 'waits') useLittleMemory();
+    if (command.daemon === 'serves') useModestMemory();
     if (command.daemon) collectWhenQuiet();
     return await (await command.load())(rest);
   } catch (e) {
