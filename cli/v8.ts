@@ -15,7 +15,7 @@ export function useLittleMemory(): void {
 /** Of each half of the young generation, which V8 would let grow to 16 MB. */
 const YOUNG_BYTES = 4 << 20;
 /** By how much the heap may grow before it is collected whole, where V8 would wait for two to four times as much. */
-const GROWTH_PERCENT = 30;
+const GROWTH_PERCENT = 60;
 
 const youngBytes = () =>
   (getHeapSpaceStatistics().find((s) => s.space_name === 'new_space')?.space_size ?? 0) / 2;
