@@ -4,7 +4,13 @@ import type { AgentLink } from '../agent/link/link.js';
 import type { PodHost } from '../agent/ports.js';
 import { rfc3339 } from '../api/clock.js';
 import type { DesiredSet, NodeReport } from '../api/wire/desired.js';
-import { type NodeStats, STATS_UID, type StatsOptions, type Usage } from '../api/wire/streams.js';
+import {
+  type NodeStats,
+  type PodLogOptions,
+  STATS_UID,
+  type StatsOptions,
+  type Usage,
+} from '../api/wire/streams.js';
 
 export const pause = (ms: number) => new Promise((r) => setTimeout(r, ms));
 
@@ -166,5 +172,13 @@ export class InstantHost implements PodHost {
       ...(p ? { p: uids.map((uid) => [uid.slice(0, STATS_UID), some()]) } : {}),
     };
   }
-  async *logs(): AsyncGenerator<Uint8Array> {}
+  /** As many bytes as are asked for, of lines as a web server writes them. */
+  async *logs({ limitBytes = 0 }: PodLogOptions): AsyncGenerator<Uint8Array> {
+    for (let sent = 0, n = 0; sent < limitBytes; n++) {
+      const at = new Date(1_800_000_000_000 + n * 137).toISOString();
+      const line = `${at} 192.168.1.${n % 200} "GET /api/v1/items/${(n * 7919) % 10_007} HTTP/1.1" 200 ${(n * 131) % 4096}\n`;
+      sent += line.length;
+      yield Buffer.from(line);
+    }
+  }
 }

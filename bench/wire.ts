@@ -2,11 +2,11 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join as path } from 'node:path';
-import type { Pod, Secret } from 'kubernetes-types/core/v1.js';
+import type { ConfigMap, Pod, Secret } from 'kubernetes-types/core/v1.js';
 import { join } from '../agent/link/join.js';
 import { AgentLink } from '../agent/link/link.js';
 import { rfc3339, systemClock } from '../api/clock.js';
-import { pods, secrets } from '../api/kinds/index.js';
+import { configMaps, pods, secrets } from '../api/kinds/index.js';
 import { silentLog } from '../api/log.js';
 import { formatToken } from '../api/wire/join.js';
 import { KEEPALIVE_SECONDS } from '../api/wire/topics.js';
@@ -106,6 +106,108 @@ const podOf = (name: string): Pod => ({
 const PODS = 20;
 const SAMPLES = 100;
 
+/** What single changes cost; the pods of `web-…-0` and following run. Leaves one more ConfigMap, Secret and pod. */
+async function changeRows(
+  client: MemoryClient,
+  hub: HubLink,
+  meter: Meter,
+  agent: () => AgentLink,
+): Promise<Row[]> {
+  const namespace = 'default';
+  const key = { namespace, name: 'conf' };
+  const lines = 'level: info\nlisten: 0.0.0.0:8080\n';
+  await client.create<ConfigMap>(configMaps, { metadata: key, data: { 'app.yaml': lines } });
+  await client.create<Secret>(secrets, { metadata: key, data: { token: btoa('0123456789abcdef') } });
+  const pod = podOf('changes');
+  pod.spec!.volumes = [
+    { name: 'c', configMap: { name: 'conf' } },
+    { name: 's', secret: { secretName: 'conf' } },
+  ];
+  await client.create<Pod>(pods, pod);
+  await meter.count(async () => {});
+  const { metadata, status } = await client.get<Pod>(pods, { namespace, name: 'changes' });
+  const { uid = '' } = metadata ?? {};
+  let n = 0;
+  const tell = (restartCount: number) => {
+    const told = structuredClone(status) as NonNullable<Pod['status']>;
+    told.containerStatuses![0]!.restartCount = restartCount;
+    agent().pod({ namespace, name: 'changes', uid, status: told });
+  };
+  const involved = {
+    kind: 'Pod',
+    namespace,
+    name: 'changes',
+    uid,
+    fieldPath: 'spec.containers{app}',
+  } as const;
+  const changes: [what: string, change: () => unknown][] = [
+    [
+      'a label of a pod changed',
+      () => client.patch<Pod>(pods, { namespace, name: 'changes' }, { metadata: { labels: { n: `${n}` } } }),
+    ],
+    [
+      'a line of a ConfigMap changed',
+      () => client.patch<ConfigMap>(configMaps, key, { data: { 'app.yaml': `${lines}n: ${n}\n` } }),
+    ],
+    [
+      'a key of a Secret changed',
+      () => client.patch<Secret>(secrets, key, { data: { token: btoa(`0123456789abcde${n}`) } }),
+    ],
+    ["a pod's status changed", () => tell(n)],
+    [
+      'an event',
+      () => {
+        const message = `Back-off restarting failed container app in pod changes_default(${uid}) ${n}`;
+        agent().event({ involved, type: 'Warning', reason: 'BackOff', message, at: Date.now(), count: 1 });
+      },
+    ],
+  ];
+  const rows: Row[] = [];
+  for (const [what, change] of changes) {
+    const samples: number[] = [];
+    for (let i = 0; i < 5; i++) {
+      n++;
+      samples.push(
+        await meter.count(async () => {
+          await change();
+        }),
+      );
+    }
+    const value = samples.sort((a, b) => a - b)[2]!;
+    rows.push({ name: `wire: ${what}`, value, unit: 'B', note: `median of ${samples.length}, both ways` });
+  }
+  const kilobytes = 256;
+  const read = async () => {
+    const options = { namespace, pod: 'changes', uid, container: 'app', limitBytes: kilobytes * 1024 };
+    for await (const _ of await hub.logs('bench', options, new AbortController().signal));
+  };
+  rows.push({
+    name: 'wire: a log, per KB of lines',
+    value: (await meter.count(read)) / kilobytes,
+    unit: 'B',
+    note: `${kilobytes} KB of lines as web servers write them`,
+  });
+  const away = await meter.count(async () => {
+    meter.cut();
+    await until('unlink', () => !agent().connected);
+    for (n = 1; n <= 30; n++) {
+      await client.patch<ConfigMap>(configMaps, key, { data: { 'app.yaml': `${lines}n: ${n}\n` } });
+      const name = `rolled-${n}`;
+      await client.create<Pod>(pods, podOf(name));
+      if (n > 1)
+        await client.delete(pods, { namespace, name: `rolled-${n - 1}` }, { gracePeriodSeconds: 30 });
+    }
+    await until('link', () => agent().idle);
+  });
+  rows.push({
+    name: 'wire: coming back after a pod was rolled 30 times and a ConfigMap changed 30 times',
+    value: away,
+    unit: 'B',
+    note: 'reconnection and the Running of the last one included',
+  });
+  return rows;
+}
+
 export async function run(): Promise<Row[]> {
   const dir = mkdtempSync(path(tmpdir(), 'cox-bench-wire-'));
   const rows: Row[] = [];
@@ -167,6 +269,7 @@ export async function run(): Promise<Row[]> {
     });
 
     rows.push(...(await metricsRows(hub, meter)));
+    rows.push(...(await changeRows(client, hub, meter, () => agent)));
 
     const reconnects: number[] = [];
     for (let i = 0; i < 5; i++)
@@ -210,6 +313,15 @@ export async function run(): Promise<Row[]> {
       budget: '<= 15',
       note: `extrapolated: ${perPing.toFixed(0)} B per ping measured over ${seconds} pings, one each ${KEEPALIVE_SECONDS} s, and the hourly comparison; TCP/IP headers would add about ${(((3600 / KEEPALIVE_SECONDS) * 208) / 1024).toFixed(1)} KB/h`,
     });
+
+    const pings = (every: number) => ((3600 / every) * perPing + compare) / 1024;
+    for (const every of [300, 1200])
+      rows.push({
+        name: `wire: idle node, keepalive ${every}`,
+        value: pings(every),
+        unit: 'KB/h',
+        note: 'extrapolated as above',
+      });
 
     const deleted = await meter.count(async () => {
       for (const name of names) {
