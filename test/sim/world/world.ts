@@ -112,6 +112,10 @@ class World {
   /** Pods that ended for good, as the hub knows. */
   readonly #finished = new Set<string>();
   readonly #nodeOf = new Map<string, string>();
+  /** ConfigMaps that pods need. */
+  readonly #configsOf = new Map<string, string[]>();
+  /** Pods one of whose ConfigMaps was deleted while they ran: as in Kubernetes they cannot start again without. */
+  readonly #bereft = new Set<string>();
   /** When, and by which agent, each pod's container was last started. */
   readonly #started = new Map<string, { at: number; agent: string }>();
   /** The last one that each device's agent was told. */
@@ -229,10 +233,15 @@ class World {
   // --- invariants of every moment -----------------------------------------------------------------------------------
 
   #written(w: Write, acknowledged: boolean): void {
+    if (w.key.includes('/configmaps/') && !w.value)
+      for (const [uid, names] of this.#configsOf)
+        if (names.some((name) => w.key.endsWith(`/${name}`))) this.#bereft.add(uid);
     if (!w.key.includes('/pods/')) return;
     const now = w.value as Pod | undefined;
     const before = w.before as Frozen<Pod> | undefined;
     const uid = now?.metadata?.uid ?? before?.metadata?.uid ?? '';
+    const configs = (now?.spec?.volumes ?? []).flatMap((v) => v.configMap?.name ?? []);
+    if (configs.length > 0) this.#configsOf.set(uid, configs);
     const phase = now?.status?.phase;
     if (!now || now.metadata?.deletionTimestamp || phase === 'Failed' || phase === 'Succeeded')
       this.#doomed.add(uid);
@@ -393,7 +402,7 @@ class World {
     this.#later(COME_BACK_MS, () => {
       if (d.agent !== agent || !agent?.alive || disk.failures !== failures) return;
       for (const uid of uids)
-        if (!this.#doomed.has(uid) && !d.seen(uid))
+        if (!this.#doomed.has(uid) && !this.#bereft.has(uid) && !d.seen(uid))
           this.problem(`pod ${uid} did not come back on ${d.name} after a power cut`);
     });
   }
