@@ -94,6 +94,18 @@ describe('gRPC over a unix socket', () => {
     expect(await client.unary(VERSION, {})).toMatchObject({ runtimeName: 'back' });
   });
 
+  it('may be closed at any moment of its connecting', async () => {
+    // Node tells of a connection a tick after it stands; whoever closes within that tick must not be punished.
+    for (let ticks = 0; ticks < 40; ticks++) {
+      const early = new GrpcClient(server.socket, schema, systemClock);
+      const asked = failure(early.unary(VERSION, {}, { timeoutMs: 5000 }));
+      const step = ticks % 2 ? setImmediate : process.nextTick;
+      for (let i = 0; i < ticks >> 1; i++) await new Promise((next) => step(() => next(undefined)));
+      early.close();
+      await asked.catch(() => {});
+    }
+  });
+
   it('a closed client says so', async () => {
     client.close();
     expect(await failure(client.unary(VERSION, {}))).toMatchObject({ code: GRPC.UNAVAILABLE });

@@ -210,7 +210,10 @@ export class GrpcClient {
     };
     // Every stream of the session learns of the error by itself.
     session.on('error', drop);
-    session.on('connect', () => session.setLocalWindowSize(WINDOW));
+    session.on('connect', () => {
+      // Emitted a tick after the connection stands: it may have been closed meanwhile, and then this throws.
+      if (!session.destroyed) session.setLocalWindowSize(WINDOW);
+    });
     session.on('goaway', drop);
     session.on('close', drop);
     this.#session = session;
