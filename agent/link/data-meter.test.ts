@@ -7,6 +7,7 @@ import { systemClock } from '../../api/clock.js';
 import { silentLog } from '../../api/log.js';
 import { VirtualClock } from '../../api/testing/virtual-clock.js';
 import { DataMeter } from './data-meter.js';
+import { DeviceTime } from './device-time.js';
 
 const DAY = 86_400_000;
 const LIMIT = 100_000;
@@ -23,14 +24,15 @@ describe('data meter', () => {
   const make = (now: number) => {
     const clock = new VirtualClock({ seed: 1, wall: now });
     const changes: boolean[] = [];
-    const meter: DataMeter = new DataMeter(dir, clock, silentLog, () => changes.push(meter.exhausted));
-    return { clock, changes, meter };
+    const time = new DeviceTime(clock);
+    const meter: DataMeter = new DataMeter(dir, clock, time, silentLog, () => changes.push(meter.exhausted));
+    return { clock, changes, meter, time };
   };
 
   it('counts the bytes of a connection, TLS or not, while it is open and afterwards', async () => {
     const server = createServer((s) => s.on('data', (c) => s.write(Buffer.alloc(c.length * 2))));
     await new Promise<void>((r) => server.listen(0, '127.0.0.1', r));
-    const meter = new DataMeter(dir, systemClock, silentLog, () => {});
+    const meter = new DataMeter(dir, systemClock, new DeviceTime(systemClock), silentLog, () => {});
     const socket = connect((server.address() as { port: number }).port, '127.0.0.1');
     meter.track(socket);
     let got = 0;
@@ -95,10 +97,11 @@ describe('data meter', () => {
   });
 
   it("goes by the hub's day", async () => {
-    const { clock, meter } = make(1000);
+    const { clock, meter, time } = make(1000);
     meter.limit = LIMIT;
     meter.add(50_000);
-    meter.hubTime(NOON);
+    time.told(NOON);
+    meter.check();
     // A day of 1970 has ended.
     expect(meter.used).toBe(0);
     meter.add(95_000);

@@ -10,6 +10,7 @@ import type { Clock } from '../../api/clock.js';
 import { writeFileAtomic } from '../../api/files.js';
 import type { Log } from '../../api/log.js';
 import { DATA_LIMIT } from '../../api/wire/desired.js';
+import type { DeviceTime } from './device-time.js';
 
 const DAY_MS = 86_400_000;
 const CHECK_MS = 10_000;
@@ -36,7 +37,6 @@ export class DataMeter {
   #day: number;
   #saved: Usage = { day: 0, bytes: 0 };
   #limit: number | undefined;
-  #skew: number | undefined;
   /** When the day began for this process, by the monotonic clock. */
   #from: number;
   #exhausted = false;
@@ -46,6 +46,7 @@ export class DataMeter {
   constructor(
     dataDir: string,
     private readonly clock: Clock,
+    private readonly time: DeviceTime,
     private readonly log: Log,
     private readonly changed: () => void,
   ) {
@@ -107,15 +108,9 @@ export class DataMeter {
     return this.#limit;
   }
 
-  /** The hub has told the time (Unix milliseconds). */
-  hubTime(at: number): void {
-    this.#skew = at - this.clock.now();
-    this.check();
-  }
-
   /** By the hub's clock, as far as it is known. */
   now(): number {
-    return this.clock.now() + (this.#skew ?? 0);
+    return this.time.hubNow() ?? this.clock.now();
   }
 
   /** Milliseconds until the next day begins. */
@@ -148,7 +143,7 @@ export class DataMeter {
     if (this.#limit === undefined) return;
     const today = this.#today();
     // The hub knows better what day it is than a clock that was once ahead.
-    if (this.#skew !== undefined && today < this.#day) this.#day = today;
+    if (this.time.hubNow() !== undefined && today < this.#day) this.#day = today;
     if (today > this.#day || this.untilTomorrow() <= 0) {
       this.#day = Math.max(today, this.#day + 1);
       this.#from = this.clock.monotonic();

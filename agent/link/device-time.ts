@@ -47,6 +47,11 @@ export class DeviceTime {
     this.#hub = hubNow - this.observe();
   }
 
+  /** The hub's clock, in Unix ms; undefined while it has told nothing. */
+  hubNow(): number | undefined {
+    return this.#hub === undefined ? undefined : this.clock.monotonic() + this.#hub;
+  }
+
   /** Unix ms by the hub's clock of a monotonic time of this process; by the device's while the hub has told nothing. */
   at(monotonic: number): number {
     const offset = this.clock.now() - this.clock.monotonic();
@@ -58,13 +63,13 @@ export class DeviceTime {
 
   /** Unix ms by the hub's clock of a time by the device's; the same when both are right, or when nothing is known of it. */
   correct(t: number): number {
-    if (this.#hub === undefined || !this.#spans.length) return t;
+    const hubNow = this.hubNow();
+    if (this.#hub === undefined || hubNow === undefined || !this.#spans.length) return t;
     const span =
       this.#spans.findLast((s) => t >= s.from - ROUNDING_MS && t <= s.to + ROUNDING_MS) ??
       (t < this.#spans[0]!.from ? this.#spans[0]! : this.#spans.at(-1)!);
     const real = t - span.offset + this.#hub;
     if (Math.abs(real - t) < TOLERANCE_MS) return t;
-    const hubNow = this.clock.monotonic() + this.#hub;
     // What would be in the future was told by another clock than was thought, before this process began.
     return real <= hubNow + ROUNDING_MS ? real : Math.min(t, hubNow);
   }

@@ -159,8 +159,6 @@ export class AgentLink implements Reporter, PullGate {
   #challenges = 0;
   #askedAt = Number.NEGATIVE_INFINITY;
   #revoked = false;
-  /** The hub's clock minus this device's, in ms, as the hub last told. */
-  #skew: number | undefined;
   #stopped = false;
   /** The hub has said since the start that this set is the one. */
   #confirmed = false;
@@ -171,10 +169,12 @@ export class AgentLink implements Reporter, PullGate {
     this.#log = options.log;
     this.#formats = options.formats ?? FORMATS;
     this.epoch = randomBytes(6).toString('base64url');
-    this.meter = new DataMeter(options.dataDir, this.#clock, this.#log, () => this.#limitChanged());
+    this.#time = new DeviceTime(this.#clock);
+    this.meter = new DataMeter(options.dataDir, this.#clock, this.#time, this.#log, () =>
+      this.#limitChanged(),
+    );
     this.#keepalive = options.keepalive;
     this.#file = new DesiredFile(options.dataDir, options.identity.key, this.#clock, this.#log);
-    this.#time = new DeviceTime(this.#clock);
     this.#outbox = new Outbox(
       this.#clock,
       this.epoch,
@@ -200,7 +200,7 @@ export class AgentLink implements Reporter, PullGate {
 
   /** The hub's time, once it has told it: this device's own clock may be years off. */
   get hubTime(): number | undefined {
-    return this.#skew === undefined ? undefined : this.#clock.now() + this.#skew;
+    return this.#time.hubNow();
   }
 
   /** Everything told has been acknowledged. */
@@ -261,8 +261,10 @@ export class AgentLink implements Reporter, PullGate {
   #deliver(set: DesiredSet): void {
     this.#settings = linkSettings(set.nodes?.[0]?.metadata?.annotations);
     this.#outbox.gatherMs = (this.#settings.reportInterval ?? 0) * 1000;
-    this.meter.limit = this.#settings.dailyLimit;
-    if (this.#nodeReport) this.node(this.#nodeReport);
+    if (this.#settings.dailyLimit !== this.meter.limit) {
+      this.meter.limit = this.#settings.dailyLimit;
+      if (this.#nodeReport) this.node(this.#nodeReport);
+    }
     const keepalive = this.#settings.keepalive ?? this.#o.keepalive;
     if (keepalive !== this.#keepalive) {
       this.#keepalive = keepalive;
@@ -522,13 +524,12 @@ export class AgentLink implements Reporter, PullGate {
     this.#failures = 0;
     this.#hellos = 0;
     this.#revoked = false;
-    this.#skew = w.t - this.#clock.now();
     this.#time.told(w.t);
     session.welcomed = true;
     if (typeof w.a === 'string' && w.a.length < 300) this.#o.registry?.(w.a);
     this.#log.info({ generation: this.#generation }, 'linked to the hub');
-    this.meter.hubTime(w.t);
-    const skew = Math.abs(this.#skew);
+    this.meter.check();
+    const skew = Math.abs(w.t - this.#clock.now());
     if (skew > 3_600_000)
       this.#log.warn({ skewSeconds: Math.round(skew / 1000) }, "this device's clock differs from the hub's");
     // From here on deltas are at least of the hub's revision. It is lower than ours when the hub's store was restored

@@ -66,3 +66,13 @@ export const templateColumns: readonly Column<PodTemplateOwner>[] = [
     1,
   ),
 ];
+
+/** What kubectl shows of everything that keeps a number of pods. */
+export const replicaColumns: readonly Column<{
+  spec?: { replicas?: number };
+  status?: { replicas?: number; readyReplicas?: number };
+}>[] = [
+  column('Desired', 'integer', 'Pods wanted.', (o) => o.spec?.replicas ?? 0),
+  column('Current', 'integer', 'Pods there.', (o) => o.status?.replicas ?? 0),
+  column('Ready', 'integer', 'Pods that are ready.', (o) => o.status?.readyReplicas ?? 0),
+];

@@ -5,7 +5,7 @@ import type {
 } from 'kubernetes-types/core/v1.js';
 import { invalid, required } from '../meta/field-errors.js';
 import { matchesSelector } from '../meta/selector.js';
-import { ageColumn, column, labelsText, nameColumn, templateColumns } from './columns.js';
+import { ageColumn, column, labelsText, nameColumn, replicaColumns, templateColumns } from './columns.js';
 import type { FieldError, Kind } from './kind.js';
 import { atLeastZero, defaultTemplate, SCALE, validateEndless, validateTemplate } from './pod-template.js';
 
@@ -44,9 +44,7 @@ export const replicationControllers: Kind<ReplicationController> = {
   schema: 'io.k8s.api.core.v1.ReplicationController',
   columns: [
     nameColumn,
-    column('Desired', 'integer', 'Pods wanted.', (o) => o.spec?.replicas ?? 0),
-    column('Current', 'integer', 'Pods there.', (o) => o.status?.replicas ?? 0),
-    column('Ready', 'integer', 'Pods that are ready.', (o) => o.status?.readyReplicas ?? 0),
+    ...replicaColumns,
     ageColumn,
     containers!,
     images!,

@@ -177,6 +177,21 @@ const phaseOf = (o: PersistentVolume | PersistentVolumeClaim): string =>
 const storage = (amounts: unknown): string =>
   (amounts as Record<string, string> | undefined)?.['storage'] ?? '0';
 
+type Either = PersistentVolume | PersistentVolumeClaim;
+const attributesClassColumn = column<Either>(
+  'VolumeAttributesClass',
+  'string',
+  'Its VolumeAttributesClass.',
+  (o) => o.spec?.volumeAttributesClassName ?? '<unset>',
+);
+const modeColumn = column<Either>(
+  'VolumeMode',
+  'string',
+  'Files or a block device.',
+  (o) => o.spec?.volumeMode ?? '<unset>',
+  1,
+);
+
 export const persistentVolumes: Kind<PersistentVolume> = {
   group: '',
   version: 'v1',
@@ -202,15 +217,10 @@ export const persistentVolumes: Kind<PersistentVolume> = {
       o.spec?.claimRef ? `${o.spec.claimRef.namespace}/${o.spec.claimRef.name}` : '',
     ),
     column('StorageClass', 'string', 'Its StorageClass.', volumeClass),
-    column(
-      'VolumeAttributesClass',
-      'string',
-      'Its VolumeAttributesClass.',
-      (o) => o.spec?.volumeAttributesClassName ?? '<unset>',
-    ),
+    attributesClassColumn,
     column('Reason', 'string', 'One word for why.', (o) => o.status?.reason ?? ''),
     ageColumn,
-    column('VolumeMode', 'string', 'Files or a block device.', (o) => o.spec?.volumeMode ?? '<unset>', 1),
+    modeColumn,
   ],
   status: true,
   selectable: {},
@@ -341,14 +351,9 @@ export const persistentVolumeClaims: Kind<PersistentVolumeClaim> = {
       o.spec?.volumeName ? modesText(o.status?.accessModes) : '',
     ),
     column('StorageClass', 'string', 'Its StorageClass.', volumeClass),
-    column(
-      'VolumeAttributesClass',
-      'string',
-      'Its VolumeAttributesClass.',
-      (o) => o.spec?.volumeAttributesClassName ?? '<unset>',
-    ),
+    attributesClassColumn,
     ageColumn,
-    column('VolumeMode', 'string', 'Files or a block device.', (o) => o.spec?.volumeMode ?? '<unset>', 1),
+    modeColumn,
   ],
   status: true,
   selectable: {},

@@ -6,7 +6,7 @@ import type {
   RollingUpdateDeployment,
 } from 'kubernetes-types/apps/v1.js';
 import { forbidden, invalid, notSupported } from '../meta/field-errors.js';
-import { ageColumn, column, nameColumn, templateColumns } from './columns.js';
+import { ageColumn, column, nameColumn, replicaColumns, templateColumns } from './columns.js';
 import type { FieldError, Kind } from './kind.js';
 import {
   amount,
@@ -123,14 +123,7 @@ export const replicaSets: Kind<ReplicaSet> = {
   categories: ['all'],
   namespaced: true,
   schema: 'io.k8s.api.apps.v1.ReplicaSet',
-  columns: [
-    nameColumn,
-    column('Desired', 'integer', 'Pods wanted.', (o) => o.spec?.replicas ?? 0),
-    column('Current', 'integer', 'Pods there.', (o) => o.status?.replicas ?? 0),
-    column('Ready', 'integer', 'Pods that are ready.', (o) => o.status?.readyReplicas ?? 0),
-    ageColumn,
-    ...templateColumns,
-  ],
+  columns: [nameColumn, ...replicaColumns, ageColumn, ...templateColumns],
   status: true,
   generation: true,
   scale: SCALE,

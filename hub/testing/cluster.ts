@@ -137,6 +137,17 @@ export class Cluster {
     throw new Error(`never happened: ${what}`);
   }
 
+  /** Waits for a condition; a minute later it holds still, and in the minute after that nobody has written anything. */
+  async rests(holds: () => boolean | Promise<boolean>, limitMs?: number): Promise<void> {
+    await this.until('converged', holds, limitMs);
+    await this.run(60_000);
+    if (!(await holds())) throw new Error('it was as wanted, and did not stay so');
+    const before = this.registry.resourceVersion;
+    await this.run(60_000);
+    const after = this.registry.resourceVersion;
+    if (after !== before) throw new Error(`somebody goes on writing: revision ${before} became ${after}`);
+  }
+
   async list<T extends KubeObject>(kind: Kind<T>, namespace?: string): Promise<Frozen<T>[]> {
     return (await this.client.list(kind, namespace ? { namespace } : {})).items;
   }

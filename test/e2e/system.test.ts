@@ -2,9 +2,9 @@
  * The whole system as its users run it: real processes of `cox`, real kubectl, Wasm pods in their jails; once with the
  * embedded broker and once with Debian's mosquitto.
  */
-import { readdirSync, readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { buildModule } from '../modules/build.js';
+import { BOX, kill, processesOf } from './support/device.js';
 import { startMosquitto } from './support/mosquitto.js';
 import { missing } from './support/needs.js';
 import {
@@ -17,8 +17,6 @@ import {
   TestAgent,
   TestHub,
 } from './support/system.js';
-
-const BOX = 'coxswain.internal/box:1';
 
 /** A pod of one Wasm container that runs the tool box with `args`. */
 const boxPod = (name: string, args: string[], spec: object = {}, container: object = {}) => ({
@@ -33,20 +31,6 @@ const boxPod = (name: string, args: string[], spec: object = {}, container: obje
     containers: [{ name: 'main', image: BOX, args, ...container }],
   },
 });
-
-/** PIDs of the processes whose environment or command line names this directory: an agent's workloads. */
-function processesOf(dataDir: string): number[] {
-  return readdirSync('/proc')
-    .filter((d) => /^\d+$/.test(d))
-    .map(Number)
-    .filter((pid) => {
-      try {
-        return pid !== process.pid && readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(dataDir);
-      } catch {
-        return false;
-      }
-    });
-}
 
 const BROKERS = [
   { broker: 'embedded', skip: () => missing('root', 'kubectl-1.36') },
@@ -88,7 +72,7 @@ describe.each(BROKERS.map((b) => ({ broker: b.broker, skip: b.skip() })))(
       await agent?.stop();
       await hub?.stop();
       await stopBroker();
-      for (const pid of agent ? processesOf(agent.dataDir) : []) process.kill(pid, 'SIGKILL');
+      if (agent) kill(processesOf(agent.dataDir));
       remove(agent?.dataDir ?? '', hub?.dataDir ?? '');
     });
 
@@ -320,13 +304,7 @@ describe.each(BROKERS.map((b) => ({ broker: b.broker, skip: b.skip() })))(
       const before = await pod('resident');
       await hub.stop();
       await agent.stop('SIGKILL');
-      for (const pid of processesOf(agent.dataDir)) {
-        try {
-          process.kill(pid, 'SIGKILL');
-        } catch {
-          // It ended with its parent.
-        }
-      }
+      kill(processesOf(agent.dataDir));
       await eventually('the device is dark', () => processesOf(agent.dataDir).length === 0);
       await agent.start();
       await eventually(

@@ -1,5 +1,6 @@
 /** A bad link between real processes: a TCP proxy on loopback whose faults are set while it runs, drawn from a seed. */
 import { connect, createServer, type Socket } from 'node:net';
+import { seeded } from '../../../api/testing/virtual-clock.js';
 
 export interface Faults {
   /** One way, in milliseconds. */
@@ -20,17 +21,6 @@ const BUFFER = 64 * 1024;
 /** Chunks are cut to this, so that loss and bandwidth bite on long messages too. */
 const SEGMENT = 1448;
 
-/** mulberry32: 32 bits of state, the same numbers from the same seed. */
-function random(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
 export class FaultProxy {
   faults: Faults = {};
   /** Bytes that arrived at either end so far. */
@@ -45,7 +35,7 @@ export class FaultProxy {
     private readonly to: number,
     readonly seed: number,
   ) {
-    this.#random = random(seed);
+    this.#random = seeded(seed);
   }
 
   async start(): Promise<this> {
