@@ -78,6 +78,33 @@ acl_file ${dir}/join.acl
 max_connections 64
 `;
 
+/**
+ * mosquitto has no settings for TLS sessions; OpenSSL reads these for the whole process. Without them each connection
+ * is sent two tickets that carry the node's certificate: a reconnect then costs 2.4 KB in place of 1.3.
+ */
+const OPENSSL = `# Written by "cox broker mosquitto", for the environment variable OPENSSL_CONF of mosquitto.
+openssl_conf = openssl
+
+[openssl]
+ssl_conf = ssl
+
+[ssl]
+system_default = tls
+
+[tls]
+MinProtocol = TLSv1.2
+# Sessions are kept in mosquitto's memory, and what travels is their number.
+Options = -SessionTicket
+NumTickets = 1
+`;
+
+const dropIn = (dir: string): string => `# Written by "cox broker mosquitto".
+[Service]
+Environment=OPENSSL_CONF=${dir}/openssl.cnf
+ExecStart=
+ExecStart=/usr/sbin/mosquitto -c ${dir}/mosquitto.conf
+`;
+
 export async function broker(argv: string[]): Promise<number> {
   const usage = `usage: cox broker mosquitto --out DIR [flags]\n\n${describeFlags(FLAGS)}\n`;
   if (argv.includes('--help')) {
@@ -104,13 +131,16 @@ export async function broker(argv: string[]): Promise<number> {
   writeFileAtomic(join(out, 'nodes.acl'), NODE_ACL, 0o644);
   writeFileAtomic(join(out, 'join.acl'), JOIN_ACL, 0o644);
   writeFileAtomic(join(out, 'mosquitto.conf'), configuration(out, port, joinPort), 0o644);
+  writeFileAtomic(join(out, 'openssl.cnf'), OPENSSL, 0o644);
+  writeFileAtomic(join(out, 'systemd.conf'), dropIn(out), 0o644);
   const host = hosts[0];
   const url = `mqtts://${host}:${port}${joinPort === port + 1 ? '' : `?join=${joinPort}`}`;
   process.stdout.write(
     `wrote ${out}\n\n` +
       `1. If mosquitto runs on another machine, copy the directory there, to the same path.\n` +
       `2. Let mosquitto read its key: chown mosquitto ${out}/server.key\n` +
-      `3. mosquitto -c ${out}/mosquitto.conf\n` +
+      `3. OPENSSL_CONF=${out}/openssl.cnf mosquitto -c ${out}/mosquitto.conf\n` +
+      `   or as a service: install -D ${out}/systemd.conf /etc/systemd/system/mosquitto.service.d/coxswain.conf\n` +
       `4. cox hub --data-dir ${flags.required('data-dir')} --broker '${url}'\n`,
   );
   return 0;

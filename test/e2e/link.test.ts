@@ -2,7 +2,7 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { generateKeyPairSync, randomBytes, sign, X509Certificate } from 'node:crypto';
 import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join as path } from 'node:path';
 import { type TLSSocket, connect as tlsConnect } from 'node:tls';
@@ -11,6 +11,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { loadIdentity, saveIdentity } from '../../agent/link/identity.js';
 import { ensureIdentity, JoinError, join } from '../../agent/link/join.js';
 import { AgentLink } from '../../agent/link/link.js';
+import { TlsTransport } from '../../agent/link/transport.js';
 import type { PodHost } from '../../agent/ports.js';
 import { rfc3339, systemClock } from '../../api/clock.js';
 import { configMaps, nodes, pods, secrets } from '../../api/kinds/index.js';
@@ -144,7 +145,11 @@ async function mosquittoSite(): Promise<Site> {
     const conf = path(out, 'mosquitto.conf');
     child = spawn('mosquitto', ['-c', conf], {
       stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin` },
+      env: {
+        ...process.env,
+        PATH: `${process.env['PATH']}:/usr/sbin`,
+        OPENSSL_CONF: path(out, 'openssl.cnf'),
+      },
     });
     child.stdout!.on('data', (c) => {
       output += c;
@@ -536,7 +541,7 @@ for (const [name, make, absent] of brokers)
     const fresh = () => mkdtempSync(path(root, 'node-'));
     const joinAs = (nodeName: string, tok: string, dataDir = fresh()) =>
       join({ dataDir, token: tok, nodeName, log: collectLog(logLines) });
-    const start = async (nodeName: string, dataDir = fresh()) => {
+    const start = async (nodeName: string, dataDir = fresh(), onSocket?: (s: Socket) => void) => {
       const identity = await ensureIdentity({
         dataDir,
         token: existsSync(path(dataDir, 'identity.json')) ? undefined : await token(),
@@ -544,7 +549,14 @@ for (const [name, make, absent] of brokers)
         log: silentLog,
       });
       const host = new Host();
-      const link = new AgentLink({ dataDir, identity, host, clock: systemClock, log: collectLog(logLines) });
+      const link = new AgentLink({
+        dataDir,
+        identity,
+        host,
+        clock: systemClock,
+        log: collectLog(logLines),
+        ...(onSocket ? { transport: new TlsTransport({ identity, onSocket }) } : {}),
+      });
       host.link = link;
       agents.push(link);
       link.start();
@@ -835,6 +847,21 @@ for (const [name, make, absent] of brokers)
         (await client.get<Node>(nodes, { name: 'dev10' })).status?.conditions?.find((c) => c.type === 'Ready')
           ?.status;
       await eventually('Unknown', async () => (await ready()) === 'Unknown');
+    });
+
+    it('reconnects with nothing changed for less than 2 KB, TLS included', async () => {
+      const sockets: Socket[] = [];
+      const { link } = await start('dev15', fresh(), (s) => sockets.push(s));
+      // The second session is the first that is resumed, the third the first that was resumed from a resumed one.
+      for (const _ of [1, 2, 3]) {
+        await eventually('everything told', () => link.idle);
+        const before = sockets.length;
+        sockets.at(-1)!.resetAndDestroy();
+        await eventually('linked again', () => sockets.length > before && link.idle && hub.isLinked('dev15'));
+        const bytes = () => sockets.at(-1)!.bytesRead + sockets.at(-1)!.bytesWritten;
+        for (let last = -1; last !== bytes(); await pause(200)) last = bytes();
+        expect(bytes()).toBeLessThanOrEqual(2048);
+      }
     });
 
     it('comes back by itself when the broker was away', async () => {

@@ -54,7 +54,11 @@ export async function startMosquitto(dataDir: string): Promise<Mosquitto> {
     let output = '';
     const child = spawn('mosquitto', ['-c', join(out, 'mosquitto.conf')], {
       stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin` },
+      env: {
+        ...process.env,
+        PATH: `${process.env['PATH']}:/usr/sbin`,
+        OPENSSL_CONF: join(out, 'openssl.cnf'),
+      },
     });
     for (const stream of [child.stdout, child.stderr])
       stream.on('data', (c) => {
