@@ -19,6 +19,8 @@ export interface SandboxSpec {
   uid: string;
   /** How often this pod's sandbox was made anew, from 0. */
   attempt: number;
+  /** Which of the shim's runtimes; absent: its default. */
+  runtimeHandler?: string;
   hostname: string;
   hostNetwork: boolean;
   hostPID?: boolean;
@@ -190,6 +192,8 @@ export type ShimErrorReason =
   | 'RunContainerError'
   | 'CreatePodSandboxError'
   | 'RuntimeUnavailable'
+  /** A command that did not end in its time (`execSync`). */
+  | 'ExecTimeout'
   | 'Unsupported';
 
 export class ShimError extends Error {
@@ -246,7 +250,10 @@ export interface Shim {
   stats(): Promise<ContainerStats[]>;
   /** After the agent renamed a log file away (rotation): open it anew. */
   reopenLog(containerId: string): Promise<void>;
-  /** Runs a command to its end inside the container (probes, hooks); absent where the runtime cannot. */
+  /**
+   * Runs a command to its end inside the container (probes, hooks); absent where the runtime cannot. Rejects with
+   * ExecTimeout when it took too long.
+   */
   execSync?(
     containerId: string,
     command: string[],

@@ -334,6 +334,7 @@ function sandboxSpec(w: PodContext, attempt: number): SandboxSpec {
       : {}),
     resources: podResources(pod, w.host.nodeMemoryBytes),
     logDirectory: w.host.logDir(pod),
+    ...(w.runtimeHandler === undefined ? {} : { runtimeHandler: w.runtimeHandler }),
     labels: { ...metadata.labels, ...identity(w) },
     annotations: metadata.annotations ?? {},
     allowNetwork:

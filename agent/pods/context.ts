@@ -10,6 +10,13 @@ import type { PodObservation } from './observer.js';
 import type { Backoff, Failure, Goal, Picture, Tuning } from './plan.js';
 import type { PodEnd, PodRecord } from './record.js';
 
+/** What runs a pod; `runtimeHandler` says to the shim by which of its runtimes, where the RuntimeClass says so. */
+export interface FoundShim {
+  shim: Shim;
+  health: ShimHealth;
+  runtimeHandler?: string;
+}
+
 /** What a worker needs of the manager. */
 export interface Host {
   readonly clock: Clock;
@@ -22,8 +29,8 @@ export interface Host {
   facts(podIPs: string[]): PodFacts;
   podDir(uid: string): string;
   logDir(pod: Pod): string;
-  /** The shim of a handler, or undefined with the reason why there is none. */
-  shimOf(pod: Pod): { shim: Shim; health: ShimHealth } | { missing: string };
+  /** The shim that runs a pod, or the reason why there is none. */
+  shimOf(pod: Pod): FoundShim | { missing: string };
   /** Reads what the runtimes have of one pod; rejects when one that matters cannot be asked. */
   observe(uid: string, shim: Shim | undefined): Promise<PodObservation & { shim?: Shim }>;
   invalidate(shim: Shim): void;
@@ -54,6 +61,8 @@ export interface PodContext {
   readonly record: PodRecord | undefined;
   readonly shim: Shim | undefined;
   readonly health: ShimHealth | undefined;
+  /** The runtime of the shim that the RuntimeClass names. */
+  readonly runtimeHandler: string | undefined;
   readonly status: PodStatus | undefined;
   /** What the last look found. */
   readonly seen: PodObservation;

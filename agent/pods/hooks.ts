@@ -2,7 +2,7 @@
 import type { LifecycleHandler } from 'kubernetes-types/core/v1.js';
 import { sleep } from '../../api/clock.js';
 import type { PodContext } from './context.js';
-import { http, portOf } from './probes.js';
+import { httpHook, urlOf } from './handlers.js';
 
 const DEFAULT_TIMEOUT_MS = 600_000;
 
@@ -28,10 +28,8 @@ export async function runHook(
       return undefined;
     }
     if (hook.httpGet) {
-      const { host, path = '/', port, scheme = 'HTTP', httpHeaders = [] } = hook.httpGet;
-      const headers = Object.fromEntries(httpHeaders.map((h) => [h.name, h.value]));
-      const to = host || w.status?.podIP || '127.0.0.1';
-      return await http(scheme, to, portOf(w.container(container), port), path, headers, timeoutMs);
+      const url = urlOf(hook.httpGet, w.container(container), w.status?.podIP ?? '127.0.0.1');
+      return await httpHook(url, hook.httpGet, timeoutMs);
     }
     return 'the hook has no handler that is known here (exec, httpGet, sleep)';
   } catch (e) {

@@ -553,6 +553,22 @@ describe('limits and refusals', () => {
   });
 });
 
+it('tells the generation that it speaks of, once for every change of the spec', async () => {
+  node = await new TestNode().start();
+  const p = pod('generations', [{}]);
+  const at = (generation: number, spec = {}) => ({
+    ...p,
+    metadata: { ...p.metadata, generation },
+    spec: { ...p.spec!, ...spec },
+  });
+  node.apply(at(1));
+  await node.until('running', () => node.container(p)?.state?.running !== undefined);
+  const observed = () => (node.status(p) as { observedGeneration?: number }).observedGeneration;
+  expect(observed()).toBe(1);
+  node.apply(at(2, { activeDeadlineSeconds: 5000 }));
+  await node.until('seen', () => observed() === 2);
+});
+
 describe('probes', () => {
   it('readiness makes a pod ready and unready, liveness restarts, startup comes first', async () => {
     node = await new TestNode().start();
@@ -591,6 +607,38 @@ describe('probes', () => {
     await node.until('restarted', () => node.container(p)?.restartCount === 1, 30_000);
     expect(node.told('Killing')).toEqual(['Container c0 failed liveness probe, will be restarted']);
     expect(node.told('Unhealthy')).toContain('Liveness probe failed: live says no');
+  });
+
+  it('a probe may give less time to end than the pod, and a command that takes too long has failed', async () => {
+    const p = pod('graced', [
+      {
+        livenessProbe: {
+          exec: { command: ['live'] },
+          periodSeconds: 1,
+          failureThreshold: 2,
+          terminationGracePeriodSeconds: 5,
+        },
+      },
+    ]);
+    const graces: number[] = [];
+    node = new TestNode();
+    node.wrap = (s) =>
+      override(s, {
+        execSync: async () => {
+          throw new ShimError('ExecTimeout', 'command timed out: "live" timed out after 1s');
+        },
+        stopContainer: (id: string, grace: number) => {
+          graces.push(grace);
+          return s.stopContainer(id, grace);
+        },
+      });
+    await node.start();
+    node.apply(p);
+    await node.until('restarted', () => node.container(p)?.restartCount === 1, 60_000);
+    expect(node.told('Unhealthy')[0]).toBe(
+      'Liveness probe failed: command timed out: "live" timed out after 1s',
+    );
+    expect(graces).toEqual([5]);
   });
 
   it('ask over HTTP and TCP', async () => {

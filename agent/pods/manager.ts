@@ -4,6 +4,7 @@ import { totalmem } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import type { Pod } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
+import { shimOfHandler } from '../../api/kinds/handlers.js';
 import type { Log } from '../../api/log.js';
 import { ApiError, badRequest } from '../../api/meta/errors.js';
 import { type DesiredSet, tokenName } from '../../api/wire/desired.js';
@@ -14,7 +15,7 @@ import { type NodeUsage, nodeUsage } from '../node/usage.js';
 import type { PodHost, PullGate, Reporter } from '../ports.js';
 import type { Mounter } from '../volumes/mounts.js';
 import { diskUsage, Volumes } from '../volumes/volumes.js';
-import type { Host } from './context.js';
+import type { FoundShim, Host } from './context.js';
 import type { Config, PodFacts } from './env.js';
 import {
   type Candidate,
@@ -379,13 +380,14 @@ export class PodManager implements PodHost {
     return join(this.#o.dataDir, 'logs', `${namespace}_${name}_${uid}`);
   }
 
-  #shimOf(pod: Pod): { shim: Shim; health: ShimHealth } | { missing: string } {
+  #shimOf(pod: Pod): FoundShim | { missing: string } {
     const className = pod.spec?.runtimeClassName ?? undefined;
     const handler =
       className === undefined
         ? this.#o.defaultHandler
         : (this.#desired?.runtimeClasses?.find((r) => r.metadata?.name === className)?.handler ?? className);
-    const shim = this.#o.shims.get(handler);
+    const of = shimOfHandler(handler);
+    const shim = this.#o.shims.get(of);
     if (!shim) {
       const there = [...this.#o.shims.keys()].join(', ') || 'none';
       return {
@@ -395,9 +397,9 @@ export class PodManager implements PodHost {
     const health = this.#health.get(shim);
     if (!health?.ready)
       return {
-        missing: `Failed to create pod sandbox: runtime "${handler}" is not ready: ${health?.message ?? 'no answer'}`,
+        missing: `Failed to create pod sandbox: runtime "${of}" is not ready: ${health?.message ?? 'no answer'}`,
       };
-    return { shim, health };
+    return { shim, health, ...(of === handler ? {} : { runtimeHandler: handler }) };
   }
 
   async #observe(uid: string, shim: Shim | undefined): Promise<PodObservation & { shim?: Shim }> {

@@ -77,8 +77,8 @@ export interface Picture {
   stopped: ReadonlySet<string>;
   /** The final status is settled. */
   settled: boolean;
-  /** A probe wants this container (by id) restarted, and why. */
-  unhealthy: ReadonlyMap<string, string>;
+  /** A probe wants this container (by id) restarted; why, and with which grace if not the pod's. */
+  unhealthy: ReadonlyMap<string, { why: string; graceSeconds?: number }>;
   /** Sidecars that may be passed, by container id: started, and their startup probe succeeded. */
   notStarted: ReadonlySet<string>;
   tuning: Tuning;
@@ -150,7 +150,7 @@ const FRESH_FAILURE_MS = 1000;
 type Verdict =
   | { is: 'running'; c: ContainerStatus }
   /** Runs, but must make room: its definition changed, a probe failed, or its sandbox is gone. */
-  | { is: 'unwanted'; c: ContainerStatus; why: string }
+  | { is: 'unwanted'; c: ContainerStatus; why: string; graceSeconds?: number }
   /** Made but never started; good as it is. */
   | { is: 'created'; c: ContainerStatus }
   /** Ended for good. */
@@ -246,7 +246,7 @@ function verdict(d: Draft, spec: Container, policy: Policy): Verdict {
     if (changed)
       return { is: 'unwanted', c, why: `Container ${c.name} definition changed, will be restarted` };
     const ill = p.unhealthy.get(c.id);
-    return ill === undefined ? { is: 'running', c } : { is: 'unwanted', c, why: ill };
+    return ill === undefined ? { is: 'running', c } : { is: 'unwanted', c, ...ill };
   }
   if (c.state === 'created') {
     const failed = p.failures.get(`start:${spec.name}`);
@@ -347,15 +347,16 @@ function unwanted(d: Draft): 'next' | 'wait' {
     if (c.state !== 'running') continue;
     const spec = allOf(d.p).find((s) => s.name === c.name);
     const v = spec && verdict(d, spec, 'Always');
+    const own = v?.is === 'unwanted' && v.c.id === c.id ? v : undefined;
     const why = !v
       ? `Container ${c.name} is not in the spec any more`
-      : v.is === 'unwanted' && v.c.id === c.id
-        ? v.why
+      : own
+        ? own.why
         : c.sandboxId !== d.sandbox?.id || attemptsOf(d.p.containers, c.name)[0] !== c
           ? 'another one has taken its place'
           : undefined;
     if (why === undefined) continue;
-    d.actions.push(stop(c, podGrace(d.p), why));
+    d.actions.push(stop(c, own?.graceSeconds ?? podGrace(d.p), why));
     strays ||= c.sandboxId !== d.sandbox?.id;
   }
   // A sandbox is made anew only when nothing of the old one runs.

@@ -1,11 +1,8 @@
-/** Startup, readiness and liveness probes of one pod, as the kubelet's prober: exec, httpGet, tcpSocket. */
-
-import { request as httpRequest } from 'node:http';
-import { request as httpsRequest } from 'node:https';
-import { connect } from 'node:net';
+/** Startup, readiness and liveness probes of one pod, as the kubelet's prober: exec, httpGet, tcpSocket, grpc. */
 import type { Container, Probe } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
-import type { ContainerStatus, Shim } from '../../shims/shim.js';
+import { type ContainerStatus, type Shim, ShimError } from '../../shims/shim.js';
+import { grpc, httpProbe, portOf, tcp, urlOf } from './handlers.js';
 
 type Kind = 'startup' | 'readiness' | 'liveness';
 const KINDS: readonly Kind[] = ['startup', 'readiness', 'liveness'];
@@ -28,12 +25,18 @@ interface Running {
   over: boolean;
 }
 
+/** Why a container must be restarted, and the time that the probe gives it to end, in seconds, where it says so. */
+export interface Illness {
+  why: string;
+  graceSeconds?: number;
+}
+
 export class Probes {
   /** Containers (by id) that their readiness probe holds back, or that have not started by their startup probe. */
   readonly notReady = new Set<string>();
   readonly notStarted = new Set<string>();
-  /** Containers that must be restarted, and why. */
-  readonly unhealthy = new Map<string, string>();
+  /** Containers that must be restarted. */
+  readonly unhealthy = new Map<string, Illness>();
   readonly #host: ProbeHost;
   readonly #running = new Map<string, Running[]>();
 
@@ -100,7 +103,7 @@ export class Probes {
         bad++;
         good = 0;
         this.#host.event('Warning', 'Unhealthy', `${TITLE[kind]} probe failed: ${failure}`, spec.name);
-        if (bad >= (probe.failureThreshold ?? 3)) this.#bad(status.id, kind, spec.name);
+        if (bad >= (probe.failureThreshold ?? 3)) this.#bad(status.id, kind, spec.name, probe, state);
       }
       if (!state.over) state.cancel = clock.after((probe.periodSeconds ?? 10) * 1000, () => void turn());
     };
@@ -118,13 +121,18 @@ export class Probes {
     } else if (kind === 'readiness' && this.notReady.delete(id)) this.#host.changed();
   }
 
-  #bad(id: string, kind: Kind, name: string): void {
+  #bad(id: string, kind: Kind, name: string, probe: Probe, state: Running): void {
     if (kind === 'readiness') {
       if (this.notReady.has(id)) return;
       this.notReady.add(id);
     } else {
-      if (this.unhealthy.has(id)) return;
-      this.unhealthy.set(id, `Container ${name} failed ${kind} probe, will be restarted`);
+      // What is being stopped is left in peace.
+      state.over = true;
+      const graceSeconds = probe.terminationGracePeriodSeconds;
+      this.unhealthy.set(id, {
+        why: `Container ${name} failed ${kind} probe, will be restarted`,
+        ...(graceSeconds === undefined ? {} : { graceSeconds }),
+      });
     }
     this.#host.changed();
   }
@@ -135,80 +143,19 @@ export class Probes {
     if (p.exec) {
       const shim = this.#host.shim();
       if (!shim?.execSync) throw new Error(`the ${shim?.handler} runtime cannot run commands in a container`);
-      const r = await shim.execSync(id, p.exec.command ?? [], timeoutMs);
-      return r.exitCode === 0
+      const ran = await shim.execSync(id, p.exec.command ?? [], timeoutMs).catch((e: unknown) => {
+        if (e instanceof ShimError && e.reason === 'ExecTimeout') return e.message;
+        throw e;
+      });
+      if (typeof ran === 'string') return ran;
+      return ran.exitCode === 0
         ? undefined
-        : Buffer.concat([r.stdout, r.stderr]).toString('utf8').slice(0, OUTPUT_MAX);
+        : Buffer.concat([ran.stdout, ran.stderr]).toString('utf8').slice(0, OUTPUT_MAX);
     }
     const ip = this.#host.podIP() ?? '127.0.0.1';
     if (p.tcpSocket) return tcp(p.tcpSocket.host || ip, portOf(spec, p.tcpSocket.port), timeoutMs);
-    if (p.httpGet) {
-      const { host, path = '/', port, scheme = 'HTTP', httpHeaders = [] } = p.httpGet;
-      const headers = Object.fromEntries(httpHeaders.map((h) => [h.name, h.value]));
-      return http(scheme, host || ip, portOf(spec, port), path, headers, timeoutMs);
-    }
-    throw new Error('the probe has no handler that is known here (exec, httpGet, tcpSocket)');
+    if (p.httpGet) return httpProbe(urlOf(p.httpGet, spec, ip), p.httpGet, timeoutMs);
+    if (p.grpc) return grpc(ip, p.grpc.port, p.grpc.service ?? '', timeoutMs);
+    throw new Error('the probe has no handler that is known here (exec, httpGet, tcpSocket, grpc)');
   }
-}
-
-/** A port by number or by the name that the container gives it. */
-export function portOf(c: Container, port: number | string | undefined): number {
-  const n = Number(port);
-  if (Number.isInteger(n) && n > 0 && n < 65536) return n;
-  const named = c.ports?.find((x) => x.name === port)?.containerPort;
-  if (named === undefined) throw new Error(`couldn't find port: ${port} in container ${c.name}`);
-  return named;
-}
-
-function tcp(host: string, port: number, timeoutMs: number): Promise<string | undefined> {
-  return new Promise((resolve) => {
-    const socket = connect({ host, port, timeout: timeoutMs });
-    const end = (failure?: string) => {
-      socket.destroy();
-      resolve(failure);
-    };
-    socket.on('connect', () => end());
-    socket.on('timeout', () => end(`dial tcp ${host}:${port}: i/o timeout`));
-    socket.on('error', (e) => end(`dial tcp ${host}:${port}: ${e.message}`));
-  });
-}
-
-/** Undefined for a status of 200 to 399, else what was wrong. The body is thrown away, certificates are not checked, redirects are success. */
-export function http(
-  scheme: string,
-  host: string,
-  port: number,
-  path: string,
-  headers: Record<string, string>,
-  timeoutMs: number,
-): Promise<string | undefined> {
-  const make = scheme === 'HTTPS' ? httpsRequest : httpRequest;
-  return new Promise((resolve) => {
-    const req = make(
-      {
-        host,
-        port,
-        path: path.startsWith('/') ? path : `/${path}`,
-        headers: { 'user-agent': 'kube-probe/1.36', accept: '*/*', ...headers },
-        agent: false,
-        ...(scheme === 'HTTPS' ? { rejectUnauthorized: false } : {}),
-      },
-      (res) => {
-        const code = res.statusCode ?? 0;
-        res.destroy();
-        done(code >= 200 && code < 400 ? undefined : `HTTP probe failed with statuscode: ${code}`);
-      },
-    );
-    // The whole exchange, not only silence: a server that drips is not well either.
-    const timer = setTimeout(() => {
-      req.destroy();
-      done(`Get "${scheme.toLowerCase()}://${host}:${port}${path}": context deadline exceeded`);
-    }, timeoutMs);
-    const done = (failure: string | undefined) => {
-      clearTimeout(timer);
-      resolve(failure);
-    };
-    req.on('error', (e) => done(`Get "${scheme.toLowerCase()}://${host}:${port}${path}": ${e.message}`));
-    req.end();
-  });
 }

@@ -47,7 +47,9 @@ export function podStatus(i: StatusInput): PodStatus {
   const own = pod.spec?.hostNetwork ? (newest && i.hostIP ? [i.hostIP] : []) : (ready?.ips ?? []);
   // A pod that has ended keeps the address under which it was known.
   const ips = own.length > 0 ? own : end || !ready ? (previous?.podIPs ?? []).map((x) => x.ip!) : [];
-  const status: PodStatus = {
+  const { generation } = pod.metadata ?? {};
+  const status: PodStatus & { observedGeneration?: number } = {
+    ...(generation === undefined ? {} : { observedGeneration: generation }),
     phase,
     conditions: conditions(i, phase, ready !== undefined, inits, mains),
     ...(i.hostIP ? { hostIP: i.hostIP, hostIPs: [{ ip: i.hostIP }] } : {}),

@@ -61,6 +61,7 @@ export class PodWorker implements PodContext {
   seen: PodObservation = { sandboxes: [], containers: [] };
   shim: Shim | undefined;
   health: ShimHealth | undefined;
+  runtimeHandler: string | undefined;
   status: PodStatus | undefined;
   /** Aborted when the pod is to end: pulls stop at once. A pod that is wanted again meanwhile gets a new one. */
   life = new AbortController();
@@ -263,6 +264,7 @@ export class PodWorker implements PodContext {
     if ('shim' in found) {
       this.shim = found.shim;
       this.health = found.health;
+      this.runtimeHandler = found.runtimeHandler;
     }
     const { shim, ...seen } = await this.host.observe(this.uid, this.shim);
     this.shim ??= shim;

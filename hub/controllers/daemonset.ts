@@ -1,4 +1,5 @@
 import type { Affinity, Node, Pod } from 'kubernetes-types/core/v1.js';
+import { shimOfHandler } from '../../api/kinds/handlers.js';
 import { daemonSets, nodes, pods, runtimeClasses } from '../../api/kinds/index.js';
 import { deepEqual } from '../../api/meta/json.js';
 import { keyOf } from '../../api/meta/object.js';
@@ -105,7 +106,7 @@ export function daemonSetLoop(ctx: Context, keys: Keys): Reconcile {
       pods: mine,
       hash,
       now: clock.now(),
-      handler: className ? (classes.get(className)?.handler ?? className) : undefined,
+      handler: className ? shimOfHandler(classes.get(className)?.handler ?? className) : undefined,
       backsOff: (node) => backoff.left(`${uid}/${node}`) > 0,
     };
     const wait = control.expectations.wait(key);

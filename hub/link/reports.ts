@@ -22,7 +22,11 @@ const ended = (phase: string | undefined) => phase === 'Succeeded' || phase === 
 /** The status to store, or undefined when nothing changes or the report would bring a finished pod back to life. */
 export function mergeStatus(old: Frozen<PodStatus> | undefined, told: PodStatus): PodStatus | undefined {
   if (ended(old?.phase) && old?.phase !== told.phase) return undefined;
-  const conditions = [...(told.conditions ?? [])];
+  // The agent says once for all of them which generation of the spec it speaks of.
+  const { observedGeneration } = told as { observedGeneration?: number };
+  const conditions = (told.conditions ?? []).map((c) =>
+    observedGeneration === undefined ? c : { ...c, observedGeneration },
+  );
   for (const c of old?.conditions ?? [])
     if (!AGENT_CONDITIONS.has(c.type) && !conditions.some((n) => n.type === c.type))
       conditions.push(c as PodCondition);

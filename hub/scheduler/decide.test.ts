@@ -257,6 +257,19 @@ describe('what keeps a pod from a node', () => {
     expect(outcome(pod, [...nodes, d], [], wasm)).toBe('d');
   });
 
+  it('RuntimeClass: a handler of the container runtime goes wherever there is one, as in Kubernetes', () => {
+    const kata: RuntimeClass = { metadata: { name: 'vm' }, handler: 'kata' };
+    const pod = aPod('p', { runtimeClassName: 'vm' });
+    const only = (handler: string) =>
+      aNode('a', (n) =>
+        Object.assign(n.metadata!, { labels: { [`coxswain.dev/runtime.${handler}`]: 'true' } }),
+      );
+    expect(outcome(pod, [only('oci')], [], kata)).toBe('a');
+    expect(outcome(pod, [only('wasm')], [], kata)).toBe(
+      '0/1 nodes are available: 1 node(s) didn\'t have runtime handler "oci".',
+    );
+  });
+
   it('requests: containers add up, init containers count by the largest beside the sidecars before it', () => {
     const r = (cpu: string) => ({ resources: { requests: { cpu } } });
     const pod = aPod('p', {

@@ -1,5 +1,6 @@
 import type { NodeSelectorTerm, Taint, Toleration } from 'kubernetes-types/core/v1.js';
 import type { RuntimeClass } from 'kubernetes-types/node/v1.js';
+import { shimOfHandler } from '../../api/kinds/handlers.js';
 import { type Labels, matchesRequirement } from '../../api/meta/selector.js';
 import type { Frozen } from '../client.js';
 import { isTolerated, MEMORY_PRESSURE, UNSCHEDULABLE } from '../taints.js';
@@ -16,7 +17,7 @@ export interface Wishes {
   readonly nodeSelector: readonly (readonly [string, string])[];
   readonly requiredTerms: readonly Frozen<NodeSelectorTerm>[] | undefined;
   readonly tolerations: readonly Frozen<Toleration>[];
-  /** RuntimeClass handler, or undefined: any will do. */
+  /** The shim that the RuntimeClass needs, or undefined: any will do. */
   readonly handler: string | undefined;
   readonly topology: TopologyRules;
 }
@@ -37,7 +38,7 @@ export function wishesOf(
     requiredTerms: spec?.affinity?.nodeAffinity?.requiredDuringSchedulingIgnoredDuringExecution
       ?.nodeSelectorTerms as readonly Frozen<NodeSelectorTerm>[] | undefined,
     tolerations: tolerations as readonly Frozen<Toleration>[],
-    handler: runtimeClass?.handler,
+    handler: runtimeClass && shimOfHandler(runtimeClass.handler),
   };
   return {
     ...wishes,

@@ -282,6 +282,29 @@ describe('CRI shim', () => {
       expect(written.size).toBe(3);
     });
 
+    it('is made by the runtime that the RuntimeClass names', async () => {
+      server.unary['RunPodSandbox'] = (r) => {
+        if (r.runtimeHandler) throw new GrpcFailure(2, `no runtime for "${r.runtimeHandler}" is configured`);
+        return { podSandboxId: 's1' };
+      };
+      await start();
+      expect(await shim.runSandbox(sandboxSpec(dir))).toBe('s1');
+      expect(await failure(shim.runSandbox({ ...sandboxSpec(dir), runtimeHandler: 'kata' }))).toMatchObject({
+        reason: 'CreatePodSandboxError',
+        message: expect.stringContaining('no runtime for "kata" is configured'),
+      });
+    });
+    it('a command that takes too long is told from one that cannot be run', async () => {
+      server.unary['ExecSync'] = (r) => {
+        throw new GrpcFailure(r.cmd[0] === 'slow' ? 4 : 2, 'failed');
+      };
+      await start();
+      expect(await failure(shim.execSync('c', ['slow', 'x'], 900))).toMatchObject({
+        reason: 'ExecTimeout',
+        message: 'command timed out: "slow x" timed out after 1s',
+      });
+      expect(await failure(shim.execSync('c', ['bad'], 900))).toMatchObject({ reason: 'RunContainerError' });
+    });
     it('takes the one that an earlier try left, or makes it anew when it is dead', async () => {
       const id = 'f'.repeat(64);
       let state = 'SANDBOX_READY';

@@ -453,7 +453,7 @@ export class CriShim implements Shim {
         (
           await this.#call<{ podSandboxId: string }>(
             'RunPodSandbox',
-            { config: this.#sandboxConfig(spec) },
+            { config: this.#sandboxConfig(spec), runtimeHandler: spec.runtimeHandler ?? '' },
             TIMEOUT.sandbox,
           )
         ).podSandboxId;
@@ -749,7 +749,7 @@ export class CriShim implements Shim {
     });
   }
 
-  /** `timeoutMs` is rounded up to seconds. Rejects with RunContainerError when the command could not be run or took too long. */
+  /** `timeoutMs` is rounded up to seconds. Rejects with RunContainerError when the command could not be run, ExecTimeout when it took too long. */
   async execSync(
     id: string,
     command: string[],
@@ -759,7 +759,19 @@ export class CriShim implements Shim {
     return this.#doing(
       'RunContainerError',
       `run ${JSON.stringify(command)} in container ${id.slice(0, 13)}`,
-      () => this.#call('ExecSync', { containerId: id, cmd: command, timeout }, timeout * 1000 + TIMEOUT.call),
+      async () => {
+        try {
+          return await this.#call(
+            'ExecSync',
+            { containerId: id, cmd: command, timeout },
+            timeout * 1000 + TIMEOUT.call,
+          );
+        } catch (e) {
+          if (!(e instanceof GrpcError) || e.code !== GRPC.DEADLINE_EXCEEDED) throw e;
+          const text = `command timed out: ${JSON.stringify(command.join(' '))} timed out after ${timeout}s`;
+          throw new ShimError('ExecTimeout', text, { cause: e });
+        }
+      },
     );
   }
 }
