@@ -80,6 +80,20 @@ describe('the life of a pod', () => {
     expect(node.told('Started')).toHaveLength(2);
   });
 
+  it('ends when the API has given it up, and never runs when it had ended elsewhere', async () => {
+    node = await new TestNode().start();
+    const web = pod('web', [{}]);
+    node.apply(web);
+    await node.until('Running', () => node.phase(web) === 'Running');
+    const done = { ...pod('done', [{}]), status: { phase: 'Succeeded' } };
+    node.apply({ ...web, status: { phase: 'Failed' } }, done);
+    await node.until('both ended', () => node.phase(web) === 'Failed' && node.phase(done) === 'Succeeded');
+    await node.advance(60_000);
+    const { containers } = await node.shim.list();
+    expect(containers.map((c) => c.state)).toEqual(['exited']);
+    expect(node.told('Started')).toHaveLength(1);
+  });
+
   it('restarts what crashes with delays that double to five minutes, and forgets them after a long run', async () => {
     node = await new TestNode().start();
     const p = pod('crash', [{ script: { runMs: 1000, exitCode: 1 } }]);

@@ -22,6 +22,12 @@ export const ANNOTATIONS = {
   imageId: 'coxswain.dev/image-id',
 } as const;
 
+/** The final phase that the API has of a pod; the desired set carries no other. */
+export function endedPhase({ status }: Pod): 'Succeeded' | 'Failed' | undefined {
+  const phase = status?.phase;
+  return phase === 'Succeeded' || phase === 'Failed' ? phase : undefined;
+}
+
 export type Goal =
   /** As the spec says, until its containers have ended for good. */
   | { kind: 'run' }
@@ -530,7 +536,7 @@ function settle(d: Draft): 'next' | 'wait' {
   d.actions.push(
     p.goal.kind === 'fail'
       ? { do: 'settle', phase: 'Failed', reason: p.goal.reason, message: p.goal.message }
-      : { do: 'settle', phase: good ? 'Succeeded' : 'Failed' },
+      : { do: 'settle', phase: endedPhase(p.pod) ?? (good ? 'Succeeded' : 'Failed') },
   );
   return 'wait';
 }

@@ -15,6 +15,7 @@ import {
   type Action,
   ANNOTATIONS,
   type Backoff,
+  endedPhase,
   type Failure,
   type Goal,
   keyOf,
@@ -303,7 +304,8 @@ export class PodWorker implements PodContext {
       const noted = Number(this.seen.containers[0]?.annotations[ANNOTATIONS.grace]);
       return { kind: 'remove', graceSeconds: own ?? (Number.isFinite(noted) ? noted : 30) };
     }
-    if (this.record?.end) return { kind: 'rest' };
+    // Ended here, or in the API: a pod that was given up while this node was away may still run here.
+    if (this.record?.end || endedPhase(this.pod)) return { kind: 'rest' };
     return this.#failing ?? { kind: 'run' };
   }
 
