@@ -6,6 +6,7 @@ import { validateSchema } from '../custom/structural.js';
 import { forbidden, invalid, notSupported, required, tooMany } from '../meta/field-errors.js';
 import { deepEqual } from '../meta/json.js';
 import { dns1123Subdomain } from '../meta/names.js';
+import { validateClientConfig, validateReviewVersions } from './client-config.js';
 import { column, nameColumn } from './columns.js';
 import type { FieldError, Kind } from './kind.js';
 
@@ -134,6 +135,34 @@ function validateVersion(v: Versions[number], field: string, schemaField: string
   return errors;
 }
 
+const REVIEWS = ['v1', 'v1beta1'];
+
+/** Fields are named as in the internal version of Kubernetes, where the webhook's stand beside the strategy. */
+function validateConversion(conversion: Definition['spec']['conversion']): FieldError[] {
+  if (!conversion) return [];
+  const { strategy, webhook } = conversion;
+  const field = 'spec.conversion';
+  const reviews = (webhook?.conversionReviewVersions ?? []) as readonly string[];
+  if (strategy !== 'Webhook') {
+    const extra = 'should not be set when strategy is not set to Webhook';
+    return [
+      ...(strategy === 'None' ? [] : [notSupported(`${field}.strategy`, strategy, ['None', 'Webhook'])]),
+      ...(webhook?.clientConfig ? [forbidden(`${field}.webhookClientConfig`, extra)] : []),
+      ...(reviews.length ? [forbidden(`${field}.conversionReviewVersions`, extra)] : []),
+    ];
+  }
+  const at = `${field}.conversionReviewVersions`;
+  return [
+    ...(webhook?.clientConfig
+      ? validateClientConfig(webhook.clientConfig, `${field}.webhookClientConfig`)
+      : [required(`${field}.webhookClientConfig`, 'required when strategy is set to Webhook')]),
+    ...(reviews.length ? validateReviewVersions(reviews, at) : [required(at)]),
+    ...(reviews.length && !reviews.some((v) => REVIEWS.includes(v))
+      ? [invalid(at, reviews, `must include at least one of ${REVIEWS.join(', ')}`)]
+      : []),
+  ];
+}
+
 function validate(o: Definition): FieldError[] {
   const { spec } = o;
   if (!spec) return [required('spec')];
@@ -200,19 +229,10 @@ function validate(o: Definition): FieldError[] {
     errors.push(...validateVersion(v, field, schemaField));
   });
   errors.push(...validateNames(names, 'spec.names'));
-  const strategy = spec.conversion?.strategy;
-  if (strategy === 'Webhook')
-    errors.push(
-      forbidden(
-        'spec.conversion.strategy',
-        'conversion webhooks are not served: use strategy None, which needs schemas that agree, or one version',
-      ),
-    );
-  else if (strategy !== undefined && strategy !== 'None')
-    errors.push(notSupported('spec.conversion.strategy', strategy, ['None', 'Webhook']));
-  const served = new Set(versions.map((v) => v.name));
+  errors.push(...validateConversion(spec.conversion));
+  const known = new Set(versions.map((v) => v.name));
   (o.status?.storedVersions ?? []).forEach((v, i) => {
-    if (!served.has(v))
+    if (!known.has(v))
       errors.push(
         invalid(
           `status.storedVersions[${i}]`,
@@ -268,6 +288,8 @@ export const customResourceDefinitions: Kind<Definition> = {
     }
     if (o.spec && !o.spec.conversion?.strategy)
       (o.spec as { conversion?: object }).conversion = { ...o.spec.conversion, strategy: 'None' };
+    const service = o.spec?.conversion?.webhook?.clientConfig?.service as { port?: number } | undefined;
+    if (service) service.port ??= 443;
   },
   prepareForCreate(o) {
     const storage = storageVersion(o);

@@ -36,8 +36,30 @@ export interface CustomParts {
   readonly schema: Schema;
   /** Checks metadata and removes what the schema does not know, in place; returns the paths of what it removed. */
   decode(body: Record<string, unknown>, what: string): string[];
-  /** A stored object as this version shows it. Frozen, like what it is given. */
+  /**
+   * A stored object, in whatever version, as this version shows it. Frozen, like what it is given. Throws when a webhook
+   * has to be asked first (hub/registry/unconverted.ts).
+   */
   view(stored: AnyObject): AnyObject;
+  /** What to store of `o`, an object of this version, in place of `stored`; may share parts with it. */
+  keep(o: AnyObject, stored?: AnyObject): AnyObject | Promise<AnyObject>;
+  /** A stored object is in the version in which it would be stored now. */
+  isCurrent(stored: AnyObject): boolean;
+  /** Present where a webhook knows how versions differ. */
+  readonly conversion?: Conversion;
+}
+
+/** The way between versions of a kind that differ in form. */
+export interface Conversion {
+  /**
+   * Stands for the objects in whatever form they are stored, for those who care about metadata alone and may not depend
+   * on a webhook. Its objects say that they are in the storage version.
+   */
+  readonly asStored: Kind;
+  /** Their schemas by apiVersion. */
+  readonly schemas: ReadonlyMap<string, Schema>;
+  /** Brings objects into another version. Rejects with ApiError. */
+  convert(objects: readonly AnyObject[], apiVersion: string): Promise<AnyObject[]>;
 }
 
 /** Who asks for something to be made. */

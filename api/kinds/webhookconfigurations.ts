@@ -8,7 +8,7 @@ import type {
 import { loadCel } from '../cel/cel.js';
 import { duplicate, invalid, required } from '../meta/field-errors.js';
 import { deepEqual } from '../meta/json.js';
-import { dns1035Label, dns1123Subdomain } from '../meta/names.js';
+import { dns1123Subdomain } from '../meta/names.js';
 import { validateSelector } from '../meta/selector.js';
 import {
   defaultRules,
@@ -20,6 +20,7 @@ import {
   validateConditions,
   validateRule,
 } from './admission-rules.js';
+import { validateClientConfig, validateReviewVersions } from './client-config.js';
 import { ageColumn, column, nameColumn } from './columns.js';
 import type { FieldError, Kind } from './kind.js';
 
@@ -33,49 +34,6 @@ function defaultWebhook(w: Mutable<MutatingWebhook | ValidatingWebhook>): void {
   w.timeoutSeconds ??= 10;
   if (w.clientConfig?.service) (w.clientConfig.service as { port?: number }).port ??= 443;
   defaultRules(w.rules);
-}
-
-/** Kubernetes' webhook.ValidateWebhookURL, with https alone. */
-function validateUrl(text: string, field: string): FieldError[] {
-  const form = '; desired format: https://host[/path]';
-  if (!URL.canParse(text)) return [required(field, `url must be a valid URL: parse error${form}`)];
-  const u = new URL(text);
-  return [
-    ...(u.protocol === 'https:'
-      ? []
-      : [invalid(field, u.protocol.slice(0, -1), `'https' is the only allowed URL scheme${form}`)]),
-    ...(u.hostname ? [] : [invalid(field, u.hostname, `host must be specified${form}`)]),
-    ...(u.username || u.password
-      ? [invalid(field, u.username, 'user information is not permitted in the URL')]
-      : []),
-    ...(u.hash ? [invalid(field, u.hash.slice(1), 'fragments are not permitted in the URL')] : []),
-    ...(u.search ? [invalid(field, u.search.slice(1), 'query parameters are not permitted in the URL')] : []),
-  ];
-}
-
-function validateService(
-  s: { name?: string; namespace?: string; path?: string; port?: number },
-  field: string,
-): FieldError[] {
-  const errors: FieldError[] = [];
-  if (!s.name) errors.push(required(`${field}.name`, 'service name is required'));
-  if (!s.namespace) errors.push(required(`${field}.namespace`, 'service namespace is required'));
-  if (s.port !== undefined && (s.port < 1 || s.port > 65535))
-    errors.push(
-      invalid(`${field}.port`, s.port, 'port is not valid: must be between 1 and 65535, inclusive'),
-    );
-  const { path } = s;
-  if (path === undefined || path === '/' || path === '') return errors;
-  const at = `${field}.path`;
-  if (path === '//') return [...errors, invalid(at, path, 'segment[0] may not be empty')];
-  if (!path.startsWith('/')) errors.push(invalid(at, path, "must start with a '/'"));
-  const segments = path.slice(1).split('/');
-  if (segments.at(-1) === '') segments.pop();
-  segments.forEach((segment, i) => {
-    if (segment === '') errors.push(invalid(at, path, `segment[${i}] may not be empty`));
-    else errors.push(...dns1123Subdomain(segment).map((e) => invalid(at, path, `segment[${i}]: ${e}`)));
-  });
-  return errors;
 }
 
 function validateName(name: string | undefined, field: string): FieldError[] {
@@ -105,30 +63,14 @@ function validateWebhook(w: MutatingWebhook | ValidatingWebhook, field: string, 
     );
   errors.push(...validateSelector(w.namespaceSelector, `${field}.namespaceSelector`));
   errors.push(...validateSelector(w.objectSelector, `${field}.objectSelector`));
-  const { url, service, caBundle } = w.clientConfig ?? {};
-  const at = `${field}.clientConfig`;
-  if ((url === undefined) === (service === undefined))
-    errors.push(required(at, 'exactly one of url or service is required'));
-  else if (url !== undefined) errors.push(...validateUrl(url, `${at}.url`));
-  else errors.push(...validateService(service!, `${at}.service`));
-  if (caBundle && !Buffer.from(String(caBundle), 'base64').includes('-----BEGIN CERTIFICATE-----'))
-    errors.push(
-      invalid(
-        `${at}.caBundle`,
-        caBundle,
-        'unable to load root certificates: unable to parse bytes as PEM block',
-      ),
-    );
+  errors.push(...validateClientConfig(w.clientConfig, `${field}.clientConfig`));
   if (load) errors.push(...validateConditions(w.matchConditions, `${field}.matchConditions`, false));
   if ('reinvocationPolicy' in w)
     errors.push(...oneOf(w.reinvocationPolicy, ['IfNeeded', 'Never'], `${field}.reinvocationPolicy`));
   const reviews = (w.admissionReviewVersions ?? []) as readonly string[];
   const reviewField = `${field}.admissionReviewVersions`;
   if (reviews.length === 0) errors.push(required(reviewField, `must specify one of ${REVIEWS.join(', ')}`));
-  reviews.forEach((v, i) => {
-    if (reviews.indexOf(v) < i) errors.push(invalid(`${reviewField}[${i}]`, v, 'duplicate version'));
-    else errors.push(...dns1035Label(v).map((e) => invalid(`${reviewField}[${i}]`, v, e)));
-  });
+  errors.push(...validateReviewVersions(reviews, reviewField));
   if (reviews.length && !reviews.some((v) => REVIEWS.includes(v)))
     errors.push(invalid(reviewField, reviews, `must include at least one of ${REVIEWS.join(', ')}`));
   return errors;

@@ -66,3 +66,7 @@ export function jsonSizeBound(v: unknown, limit = Number.POSITIVE_INFINITY): num
   }
   return size;
 }
+
+/** Whether something in `v` is nested deeper than `left` levels. */
+export const tooDeep = (v: unknown, left: number): boolean =>
+  typeof v === 'object' && v !== null && (left === 0 || Object.values(v).some((x) => tooDeep(x, left - 1)));

@@ -34,13 +34,16 @@ export type Reconcile = (key: string) => Promise<Again>;
  */
 export type LoopFactory = (ctx: Context, keys: Keys) => Reconcile;
 
-/** One kind for every resource that is stored, whatever its versions: they all show the same objects. */
+/**
+ * One kind for every resource that is stored, whatever its versions: they all show the same objects, and their metadata
+ * without asking anybody.
+ */
 export function onePerResource(kinds: readonly Kind[]): Kind[] {
   const seen = new Map<string, Kind>();
   for (const k of kinds) {
     const name = `${k.group}/${k.plural}`;
     if (k.verbs || k.view) continue;
-    if (!seen.has(name)) seen.set(name, k);
+    if (!seen.has(name)) seen.set(name, k.custom?.conversion?.asStored ?? k);
   }
   return [...seen.values()];
 }

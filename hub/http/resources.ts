@@ -5,6 +5,7 @@ import type { ObjectKey } from '../../api/meta/object.js';
 import type { Frozen } from '../client.js';
 import type { RegistryVerbs, RequestContext, Subresource } from '../registry/api.js';
 import { PATCH_TYPES } from '../registry/api.js';
+import { settled } from '../registry/unconverted.js';
 import type { NodeStreams } from '../streams.js';
 import { decodeBody, summaryOf } from './body.js';
 import { checkForm, type Encoder, type Form, formOf } from './encode.js';
@@ -90,13 +91,15 @@ const get: Run = async (b, call, req) => {
   const f = form(call, req, 'object');
   const { kind } = call.target;
   const ctx = { ...context(call, req), resourceVersion: call.query.get('resourceVersion') ?? undefined };
-  return b.encoder.object(kind, b.registry.get(ctx, kind, keyOfTarget(call.target), subresourceOf(call)), f);
+  const o = await settled(() => b.registry.get(ctx, kind, keyOfTarget(call.target), subresourceOf(call)));
+  return b.encoder.object(kind, o, f);
 };
 
 const list: Run = async (b, call, req) => {
   const f = form(call, req, 'list');
   const { kind, namespace } = call.target;
-  return b.encoder.list(kind, b.registry.list(context(call, req), kind, listQuery(call.query, namespace)), f);
+  const query = listQuery(call.query, namespace);
+  return b.encoder.list(kind, await settled(() => b.registry.list(context(call, req), kind, query)), f);
 };
 
 const ask: Run = async (b, call, req) => {

@@ -97,7 +97,11 @@ export interface DeleteResult {
   readonly removed: boolean;
 }
 
-/** All verbs for all kinds. Every method throws or rejects with ApiError and nothing else. Objects given out are frozen and shared. */
+/**
+ * All verbs for all kinds. Every method throws or rejects with ApiError and nothing else, but for `get` and `list` of a
+ * kind whose versions a webhook converts, which are to be run by `settled` (unconverted.ts). Objects given out are frozen
+ * and shared.
+ */
 export interface RegistryVerbs extends KindTable {
   /** The store's revision now, as a resourceVersion. */
   readonly resourceVersion: string;

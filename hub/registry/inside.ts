@@ -13,6 +13,7 @@ import {
   type Subresource,
   type WatchQuery,
 } from './api.js';
+import { settled } from './unconverted.js';
 
 /** The narrow door for the hub's own parts, acting as `user` with every right. */
 export function clientOf(registry: RegistryVerbs, user: string): Client {
@@ -30,9 +31,9 @@ export function clientOf(registry: RegistryVerbs, user: string): Client {
   // The verbs are generic over kinds; the client narrows them to the kind's own type.
   const verbs = {
     get: async (kind: Kind, key: ObjectKey) =>
-      kind.verbs ? registry.ask(ctx(), kind, key) : registry.get(ctx(), kind, key),
+      kind.verbs ? registry.ask(ctx(), kind, key) : settled(() => registry.get(ctx(), kind, key)),
     list: async (kind: Kind, options: ListQuery = {}) =>
-      kind.verbs ? registry.askAll(ctx(), kind, options) : registry.list(ctx(), kind, options),
+      kind.verbs ? registry.askAll(ctx(), kind, options) : settled(() => registry.list(ctx(), kind, options)),
     watch: (kind: Kind, options: WatchQuery = {}) => registry.watch(ctx(), kind, options),
     create: (kind: Kind, o: AnyObject) => registry.create(ctx(), kind, o.metadata?.namespace, copy(o)),
     update: (kind: Kind, o: AnyObject) => registry.update(ctx(), kind, keyOf(o), copy(o)),

@@ -7,6 +7,7 @@ import { ApiError } from '../../api/meta/errors.js';
 import { deepEqual, deepFreeze, isPlainObject } from '../../api/meta/json.js';
 import type { AnyObject, ObjectMeta } from '../../api/meta/object.js';
 import { FieldSet, field, pathText } from './fieldset.js';
+import type { Forms } from './forms.js';
 import {
   type Comparison,
   compare,
@@ -219,15 +220,41 @@ export interface Write {
   door: Door;
   /** RFC 3339 of now. */
   time: string;
+  /** Where versions differ in form: the object in others than this, in which some own their fields. */
+  forms?: Forms;
+  apiVersion?: string;
+}
+
+/**
+ * What changed from `before` to `after` as owners of each version see it, `changes` being what this write's version sees;
+ * undefined for a version that is no more.
+ */
+function seenBy(
+  { forms, apiVersion, door }: Write,
+  before: AnyObject,
+  after: AnyObject,
+  changes: Comparison,
+): (owner: Owner) => Comparison | undefined {
+  const known = new Map<string, Comparison | undefined>();
+  return ({ apiVersion: version }) => {
+    if (!forms || version === apiVersion) return changes;
+    if (!known.has(version)) {
+      const [old, now] = [forms.of(before, version), forms.of(after, version)];
+      known.set(
+        version,
+        old && now && through(door, compare(bare(old.object), bare(now.object), now.schema)),
+      );
+    }
+    return known.get(version);
+  };
 }
 
 /** Others lose what changed. Says who would lose something that was set or changed (not removed). */
 function takeFromOthers(
   owners: Owners,
-  { added, modified, removed }: Comparison,
+  changesFor: (owner: Owner) => Comparison | undefined,
   self: string | undefined,
 ): { left: Map<string, Owner>; conflicts: Map<string, FieldSet> } {
-  const set = added.union(modified);
   const left = new Map<string, Owner>();
   const conflicts = new Map<string, FieldSet>();
   for (const [id, owner] of owners) {
@@ -235,9 +262,11 @@ function takeFromOthers(
       left.set(id, owner);
       continue;
     }
-    const lost = owner.fields.intersection(set);
+    const changes = changesFor(owner);
+    if (!changes) continue;
+    const lost = owner.fields.intersection(changes.added.union(changes.modified));
     if (!lost.empty) conflicts.set(id, lost);
-    const gone = lost.union(owner.fields.intersection(removed));
+    const gone = lost.union(owner.fields.intersection(changes.removed));
     const fields = gone.empty ? owner.fields : owner.fields.difference(gone);
     if (!fields.empty) left.set(id, gone.empty ? owner : { ...owner, fields });
   }
@@ -253,15 +282,16 @@ function through(door: Door, c: Comparison): Comparison {
  * owned it before lose it.
  */
 export function afterUpdate(
-  { schema, door, time }: Write,
+  write: Write,
   owners: Owners,
   before: AnyObject,
   after: AnyObject,
   manager: Manager | undefined,
 ): Owners {
+  const { schema, door, time } = write;
   const changes = through(door, compare(bare(before), bare(after), schema));
   if (changes.added.empty && changes.modified.empty && changes.removed.empty) return owners;
-  const { left } = takeFromOthers(owners, changes, undefined);
+  const { left } = takeFromOthers(owners, seenBy(write, before, after, changes), undefined);
   const fields = changes.added.union(changes.modified).difference(NEVER_OWNED);
   if (manager && !fields.empty) {
     const id = identity(manager);
@@ -417,34 +447,92 @@ function fromLastApplied(schema: Schema, live: AnyObject, apiVersion: string): F
 }
 
 function laidOver(
-  { schema, door, time }: Write,
+  write: Write,
   owners: Owners,
   live: AnyObject,
   config: AnyObject,
   manager: Manager,
   force: boolean,
 ): Applied {
+  const { schema, door, time, forms, apiVersion } = write;
   const id = identity(manager);
   const seen = bare(live);
   const mine = door(fieldsOf(config, schema)).difference(NEVER_OWNED);
   const all = new Map<string, Owner>();
-  for (const [k, o] of owners) all.set(k, { ...o, fields: reconciled(o.fields, seen, schema) });
+  const foreign = (o: Owner) => forms !== undefined && o.apiVersion !== apiVersion;
+  for (const [k, o] of owners)
+    all.set(k, foreign(o) ? o : { ...o, fields: reconciled(o.fields, seen, schema) });
   const before = all.get(id);
   all.set(id, { ...manager, time, fields: mine });
   let object = merge(seen, config, schema) as AnyObject;
-  if (before) {
+  if (before && forms) object = prunedInAllVersions(forms, object, before, all, config, write);
+  else if (before) {
     let owned = NEVER_OWNED;
     for (const o of all.values()) owned = owned.union(o.fields);
     const gone = withParents(before.fields, schema).difference(withParents(owned, schema));
     // Laid over once more for parts that are empty now but applied as empty.
     if (!gone.empty) object = merge(withoutFields(object, gone, schema) ?? {}, config, schema) as AnyObject;
   }
-  const { left, conflicts } = takeFromOthers(all, through(door, compare(seen, object, schema)), id);
+  const { left, conflicts } = takeFromOthers(
+    all,
+    seenBy(write, seen, object, through(door, compare(seen, object, schema))),
+    id,
+  );
   if (conflicts.size > 0 && !force)
     throw new Conflicts([...conflicts].map(([k, fields]) => ({ owner: all.get(k)!, fields })));
   if (mine.empty) left.delete(id);
   return { object, owners: left };
 }
+
+/**
+ * `object` without what its applier owned `before` and nobody owns now, each owner asked in its own version
+ * (structured-merge-diff's prune and addBackOwnedItems).
+ */
+function prunedInAllVersions(
+  forms: Forms,
+  object: AnyObject,
+  before: Owner,
+  owners: Owners,
+  config: AnyObject,
+  { schema, apiVersion = '' }: Write,
+): AnyObject {
+  const home = forms.of({ ...object, apiVersion }, before.apiVersion);
+  // Of a version that is no more nobody can tell what was applied.
+  if (!home) return object;
+  let whole = home.object;
+  let pruned = (withoutFields(whole, withParents(before.fields, home.schema), home.schema) ??
+    {}) as AnyObject;
+  for (const version of new Set([...owners.values()].map((o) => o.apiVersion))) {
+    const now = forms.of(whole, version);
+    const less = forms.of(complete(pruned, whole), version);
+    if (!now || !less) continue;
+    let owned = NEVER_OWNED;
+    for (const o of owners.values()) if (o.apiVersion === version) owned = owned.union(o.fields);
+    const gone = fieldsOf(bare(now.object), now.schema)
+      .difference(fieldsOf(bare(less.object), now.schema))
+      .difference(withParents(owned, now.schema));
+    whole = now.object;
+    pruned = gone.empty ? whole : ((withoutFields(whole, gone, now.schema) ?? {}) as AnyObject);
+  }
+  const back = forms.of(complete(pruned, whole), apiVersion)?.object ?? object;
+  return merge(back, config, schema) as AnyObject;
+}
+
+/** What is left of an object says what it is, as the webhook must be able to tell. */
+const complete = (pruned: AnyObject, { apiVersion, kind, metadata }: AnyObject): AnyObject => ({
+  ...pruned,
+  apiVersion: apiVersion!,
+  kind: kind!,
+  metadata: {
+    ...pruned.metadata,
+    ...Object.fromEntries(
+      STRIPPED.flatMap((name) => {
+        const value = (metadata as Record<string, unknown> | undefined)?.[name];
+        return value === undefined ? [] : [[name, value]];
+      }),
+    ),
+  },
+});
 
 function ownerText({ manager, operation, apiVersion, subresource }: Owner): string {
   const name =

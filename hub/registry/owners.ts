@@ -6,6 +6,7 @@ import { deepEqual } from '../../api/meta/json.js';
 import type { AnyObject, ObjectMeta } from '../../api/meta/object.js';
 import type { RequestContext, Subresource } from './api.js';
 import { field } from './fieldset.js';
+import type { Forms } from './forms.js';
 import {
   afterUpdate,
   type Door,
@@ -35,7 +36,12 @@ export function managerOf(
 }
 
 /** The fields that a door lets through: the main one keeps status, that of status the rest. */
-export function writeThrough(kind: Kind, subresource: Subresource | undefined, now: number): Write {
+export function writeThrough(
+  kind: Kind,
+  subresource: Subresource | undefined,
+  now: number,
+  forms?: Forms,
+): Write {
   const status = field('status');
   const doors: Partial<Record<Subresource | 'main', Door>> = {
     status: (set) => set.only(status),
@@ -46,6 +52,7 @@ export function writeThrough(kind: Kind, subresource: Subresource | undefined, n
     schema: schemaOf(kind),
     door: doors[subresource ?? 'main'] ?? ((set) => set),
     time: rfc3339(now),
+    ...(forms ? { forms, apiVersion: apiVersionOf(kind) } : {}),
   };
 }
 
@@ -59,6 +66,7 @@ export function setOwners(
   sent: ObjectMeta['managedFields'],
   owners: Owners | undefined,
   now: number,
+  forms?: Forms,
 ): void {
   const meta = metaOf(next);
   const stored = current.metadata!.managedFields;
@@ -69,7 +77,7 @@ export function setOwners(
     const before = ownersOf(stored, sent);
     if (before.size === 0) return undefined;
     const manager = managerOf(ctx, kind, subresource);
-    const after = afterUpdate(writeThrough(kind, subresource, now), before, current, next, manager);
+    const after = afterUpdate(writeThrough(kind, subresource, now, forms), before, current, next, manager);
     return after === before && !sent ? stored : encodeOwners(after);
   };
   const owned = entries();

@@ -16,8 +16,12 @@ import type { World } from './admission/plugin.js';
 import type { ListQuery, ListResult, WatchQuery } from './api.js';
 import { Continuations } from './continue.js';
 import { parseRevision } from './meta.js';
+import { Unconverted } from './unconverted.js';
 import { shown, storedKind } from './views.js';
 import { KindWatcher } from './watch.js';
+
+/** So many objects are converted at once; the webhook is asked for fewer when they are large. */
+const CONVERTED_AT_ONCE = 5000;
 
 /** What a selector text says, parsed. */
 interface Filter {
@@ -44,11 +48,11 @@ export class Reader {
   readonly #customWatchers = new Map<KindWatcher, Kind>();
   /** What plugins listed, until one of the kind changes. */
   readonly #lists = new Map<Kind, Map<string, readonly AnyObject[]>>();
-  /** What admission reads. */
+  /** What admission reads. Of a kind whose versions a webhook converts: what is stored, as it is. */
   readonly world: World = {
     get: (kind, key) => {
       const entry = this.find(kind, key);
-      return entry && this.give(entry, kind);
+      return entry && this.give(entry, asStored(kind));
     },
     list: (kind, namespace = ''): readonly AnyObject[] => {
       let lists = this.#lists.get(kind);
@@ -64,7 +68,7 @@ export class Reader {
       return list;
     },
     scan: (kind, namespace) =>
-      this.#store.list(this.prefix(kind, namespace)).entries.map((e) => this.give(e, kind)),
+      this.#store.list(this.prefix(kind, namespace)).entries.map((e) => this.give(e, asStored(kind))),
     kinds: () => this.#kinds(),
   };
 
@@ -94,7 +98,7 @@ export class Reader {
     const items: AnyObject[] = [];
     let i = start;
     for (; i < entries.length && (limit === 0 || items.length < limit); i++) {
-      const o = this.give(entries[i]!, kind);
+      const o = this.#giveNth(entries, i, kind, limit);
       if (all || this.#matches(kind, filter, o)) items.push(o);
     }
     const resourceVersion = String(revision);
@@ -138,16 +142,22 @@ export class Reader {
     const prefix = this.prefix(kind, query.namespace) + this.#onlyName(kind, query.namespace, filter);
     const { resourceVersion: rv } = query;
     const fromNow = query.sendInitialEvents ?? (rv === undefined || rv === '' || rv === '0');
-    let initial: AnyObject[] | undefined;
+    let initial: (() => AnyObject[]) | undefined;
     let from: number;
     if (rv) this.notFromTheFuture(parseRevision(rv));
     if (fromNow) {
       const { entries, revision } = this.#store.list(prefix);
-      initial = [];
-      for (const e of entries) {
-        const o = this.give(e, kind);
-        if (this.#matches(kind, filter, o)) initial.push(o);
-      }
+      const give = () => {
+        const out: AnyObject[] = [];
+        for (let i = 0; i < entries.length; i++) {
+          const o = this.#giveNth(entries, i, kind, 0);
+          if (this.#matches(kind, filter, o)) out.push(o);
+        }
+        return out;
+      };
+      // What is at hand is shared; what must be waited for is made when it is asked for.
+      const now = kind.custom?.conversion ? undefined : give();
+      initial = now ? () => now : give;
       from = revision;
     } else from = rv ? parseRevision(rv) : this.#store.revision;
     const watcher = new KindWatcher({
@@ -176,7 +186,8 @@ export class Reader {
 
   /** Ends the watches of kinds that are served no more. */
   endWatchesBut(served: ReadonlySet<Kind>): void {
-    for (const [watcher, kind] of this.#customWatchers) if (!served.has(kind)) watcher.close();
+    const known = new Set([...served].flatMap((k) => [k, asStored(k)]));
+    for (const [watcher, kind] of this.#customWatchers) if (!known.has(kind)) watcher.close();
   }
 
   /** What plugins listed of the kind is out of date. */
@@ -221,6 +232,25 @@ export class Reader {
     return kind.custom ? kind.custom.view(o) : shown(kind, o);
   }
 
+  /** One of many: a webhook is asked about those after it as well, as far as a page of `limit` (0: all) goes. */
+  #giveNth(entries: readonly Entry[], i: number, kind: Kind, limit: number): AnyObject {
+    try {
+      return this.give(entries[i]!, kind);
+    } catch (e) {
+      if (!(e instanceof Unconverted)) throw e;
+      const ahead = entries.slice(i, i + Math.min(limit || CONVERTED_AT_ONCE, CONVERTED_AT_ONCE));
+      const unknown = ahead.flatMap((entry) => {
+        try {
+          this.give(entry, kind);
+          return [];
+        } catch (other) {
+          return other instanceof Unconverted ? other.objects : [];
+        }
+      });
+      throw new Unconverted(e.convert, unknown);
+    }
+  }
+
   #stampedValue(entry: Entry): AnyObject {
     const value = entry.value as AnyObject;
     const resourceVersion = String(entry.revision);
@@ -260,6 +290,8 @@ export class Reader {
     });
   }
 }
+
+const asStored = (kind: Kind): Kind => kind.custom?.conversion?.asStored ?? kind;
 
 /** `0` for absent. */
 function positive(n: number | undefined, what: string): number {

@@ -8,9 +8,10 @@ import type { Log } from '../../api/log.js';
 import { ApiError, badRequest, conflict, isApiError } from '../../api/meta/errors.js';
 import { invalidObject } from '../../api/meta/field-errors.js';
 import { deepCopy, deepFreeze, isPlainObject } from '../../api/meta/json.js';
-import type { AnyObject, ObjectKey, ObjectMeta } from '../../api/meta/object.js';
+import type { AnyObject, ObjectKey } from '../../api/meta/object.js';
 import type { Authorizer } from '../auth/attributes.js';
 import type { Client, DeleteOptions, Frozen, Watcher } from '../client.js';
+import type { Directory } from '../outbound/service.js';
 import type { Store } from '../store/store.js';
 import { AdmissionChain } from './admission/chain.js';
 import type { Target } from './admission/plugin.js';
@@ -34,6 +35,7 @@ import { bindPod, checkBinding } from './binding.js';
 import { decodeApplied, decodeAs, decodeObject, strictTexts } from './decode.js';
 import { deleteOptions } from './deletion.js';
 import { leaveToEvict, noteEviction } from './eviction.js';
+import type { Forms } from './forms.js';
 import { bootstrap, clientOf } from './inside.js';
 import { type Applied, apply, shareFields } from './managed.js';
 import { checkPreconditions, MODIFIED, metaOf, parseRevision } from './meta.js';
@@ -44,6 +46,7 @@ import { Reader } from './reader.js';
 import { storedForm } from './rules.js';
 import { SCALE_SCHEMA, scaleOf } from './scale.js';
 import { firstAddress, ServiceAddresses, serviceNetwork } from './service-addresses.js';
+import { settled } from './unconverted.js';
 import { kept, shown, storedKind } from './views.js';
 import { MAX_ATTEMPTS, Writer } from './writer.js';
 
@@ -92,6 +95,8 @@ export class Registry implements RegistryVerbs {
   readonly apiClusterIP: string;
   /** Answers TokenRequests for ServiceAccounts. */
   tokens: { request(namespace: string, name: string, request: AnyObject): Promise<AnyObject> } | undefined;
+  /** Finds the addresses behind Services. */
+  readonly directory: Directory;
   /** What quotas come to. */
   readonly quota: ResourceQuotas;
   readonly #store: Store;
@@ -112,6 +117,7 @@ export class Registry implements RegistryVerbs {
     this.#clock = clock;
     const reader = new Reader({ store, clock, kinds: () => this.kinds });
     this.#reader = reader;
+    this.directory = { world: reader.world, kinds: () => this.kinds, random: () => clock.random() };
     this.quota = new ResourceQuotas(reader.world, clock);
     const chain = plugins({
       clock,
@@ -222,7 +228,7 @@ export class Registry implements RegistryVerbs {
         key,
         subresource,
         'UpdateOptions',
-        (current, attempt) => {
+        (current, { attempt }) => {
           if (attempt > 1 && pinned) throw conflict(kind.plural, key.name, MODIFIED, kind.group);
           if (!pinned && needsVersion)
             throw invalidObject({ kind: kind.plural, group: kind.group }, key.name, [NO_VERSION]);
@@ -298,17 +304,26 @@ export class Registry implements RegistryVerbs {
       throw badRequest(`error strict decoding YAML: ${strictTexts(ctx.duplicates).join(', ')}`);
     const applied = decodeApplied(ctx, kind, key, body, subresource);
     const config = subresource === 'scale' ? applied : kept(kind, applied);
-    const lay = (live: AnyObject, entries?: ObjectMeta['managedFields']): Applied =>
-      apply(writeThrough(home, subresource, this.#clock.now()), entries, live, config, manager, force);
+    const lay = (live: AnyObject, forms?: Forms): Applied => {
+      const write = writeThrough(home, subresource, this.#clock.now(), forms);
+      return apply(write, live.metadata?.managedFields, live, config, manager, force);
+    };
     // Someone else may make the object, or take it away, in between.
     for (let attempt = 1; ; attempt++) {
       try {
         if (this.#reader.find(kind, key) || subresource) {
-          const object = await this.#writer.change(ctx, home, key, subresource, 'PatchOptions', (current) => {
-            const { object, owners } = lay(current, current.metadata!.managedFields);
-            const wanted = deepCopy(object);
-            return { wanted: subresource === 'scale' ? scaleOf(home, wanted) : wanted, owners };
-          });
+          const object = await this.#writer.change(
+            ctx,
+            home,
+            key,
+            subresource,
+            'PatchOptions',
+            (current, { forms }) => {
+              const { object, owners } = lay(current, forms);
+              const wanted = deepCopy(object);
+              return { wanted: subresource === 'scale' ? scaleOf(home, wanted) : wanted, owners };
+            },
+          );
           return { object: subresource === 'scale' ? object : shown(kind, object), created: false };
         }
         const { metadata } = config;
@@ -351,7 +366,7 @@ export class Registry implements RegistryVerbs {
     query: ListQuery,
     options: DeleteOptions,
   ): Promise<ListResult> {
-    const found = this.list(ctx, kind, query);
+    const found = await settled(() => this.list(ctx, kind, query));
     const remove = async (o: Frozen<AnyObject>) => {
       const { namespace, name } = o.metadata ?? {};
       try {

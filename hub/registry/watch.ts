@@ -4,6 +4,7 @@ import { ApiError } from '../../api/meta/errors.js';
 import type { AnyObject, KubeObject } from '../../api/meta/object.js';
 import type { Frozen, WatchEvent, Watcher } from '../client.js';
 import { Compacted, type Entry, type StoreEvent, type StoreWatch } from '../store/store.js';
+import { settled } from './unconverted.js';
 
 /** How often a watcher that wants bookmarks gets one, in milliseconds. */
 const BOOKMARK_INTERVAL = 60_000;
@@ -14,8 +15,8 @@ type Event = WatchEvent<Frozen<AnyObject>>;
 
 interface KindWatch {
   source: StoreWatch;
-  /** What exists already, to be told as ADDED first; absent when the watcher knows it. */
-  initial: AnyObject[] | undefined;
+  /** What exists already, to be told as ADDED first; absent when the watcher knows it. May throw Unconverted. */
+  initial: (() => AnyObject[]) | undefined;
   initialRevision: number;
   /** Mark the end of `initial` with a bookmark. */
   endOfInitial: boolean;
@@ -47,7 +48,8 @@ function lastState(e: StoreEvent, before: AnyObject): AnyObject {
 export class KindWatcher implements Watcher<Frozen<AnyObject>>, AsyncIterator<Event> {
   readonly #w: KindWatch;
   readonly #events: AsyncIterator<StoreEvent>;
-  #initial: AnyObject[];
+  #initial: AnyObject[] = [];
+  #makeInitial: (() => AnyObject[]) | undefined;
   #told = 0;
   #endPending: boolean;
   /** An event that came while nobody waited (a bookmark had answered first). */
@@ -62,7 +64,7 @@ export class KindWatcher implements Watcher<Frozen<AnyObject>>, AsyncIterator<Ev
   constructor(w: KindWatch) {
     this.#w = w;
     this.#events = w.source[Symbol.asyncIterator]();
-    this.#initial = w.initial ?? [];
+    this.#makeInitial = w.initial;
     this.#endPending = w.endOfInitial;
     this.#lastBookmark = w.clock.monotonic() + (w.endsIn ?? Number.POSITIVE_INFINITY) - LAST_BOOKMARK;
     if (w.bookmarks) this.#tick();
@@ -74,6 +76,20 @@ export class KindWatcher implements Watcher<Frozen<AnyObject>>, AsyncIterator<Ev
 
   next(): Promise<IteratorResult<Event>> {
     if (this.#done) return Promise.resolve({ done: true, value: undefined });
+    if (this.#makeInitial) {
+      let initial: AnyObject[] | Promise<AnyObject[]>;
+      try {
+        initial = settled(this.#makeInitial);
+      } catch (e) {
+        return this.#failWith(e);
+      }
+      if (initial instanceof Promise)
+        return initial.then(
+          (all) => this.#begin(all),
+          (e: unknown) => this.#failWith(e),
+        );
+      this.#takeInitial(initial);
+    }
     if (this.#told < this.#initial.length) {
       const object = this.#initial[this.#told++]! as Frozen<AnyObject>;
       if (this.#told === this.#initial.length) {
@@ -118,32 +134,56 @@ export class KindWatcher implements Watcher<Frozen<AnyObject>>, AsyncIterator<Ev
     this.#waiting = undefined;
   }
 
+  #takeInitial(initial: AnyObject[]): void {
+    this.#makeInitial = undefined;
+    this.#initial = initial;
+  }
+
+  #begin(initial: AnyObject[]): Promise<IteratorResult<Event>> {
+    this.#takeInitial(initial);
+    return this.next();
+  }
+
+  #failWith(e: unknown): Promise<never> {
+    this.close();
+    return Promise.reject(e);
+  }
+
   #pull(): void {
     if (this.#pulling) return;
     this.#pulling = true;
-    this.#events.next().then(
-      (r) => {
+    const fail = (e: unknown) => {
+      this.#pulling = false;
+      this.#failure =
+        e instanceof Compacted
+          ? new ApiError('Expired', `too old resource version: ${e.asked} (${e.oldest})`)
+          : e;
+      const waiting = this.#waiting;
+      if (!waiting) return;
+      this.#waiting = undefined;
+      this.close();
+      waiting.reject(this.#failure);
+    };
+    const deliver = (event: Event | undefined) => {
+      this.#pulling = false;
+      if (this.#done) return;
+      if (event) this.#settle({ done: false, value: event });
+      else if (this.#waiting) this.#pull();
+    };
+    this.#events.next().then((r) => {
+      if (r.done) {
         this.#pulling = false;
-        if (r.done) this.close();
-        else {
-          const event = this.#translate(r.value);
-          if (event) this.#settle({ done: false, value: event });
-          else if (this.#waiting) this.#pull();
-        }
-      },
-      (e: unknown) => {
-        this.#pulling = false;
-        this.#failure =
-          e instanceof Compacted
-            ? new ApiError('Expired', `too old resource version: ${e.asked} (${e.oldest})`)
-            : e;
-        const waiting = this.#waiting;
-        if (!waiting) return;
-        this.#waiting = undefined;
         this.close();
-        waiting.reject(this.#failure);
-      },
-    );
+        return;
+      }
+      try {
+        const event = settled(() => this.#translate(r.value));
+        if (event instanceof Promise) event.then(deliver, fail);
+        else deliver(event);
+      } catch (e) {
+        fail(e);
+      }
+    }, fail);
   }
 
   #settle(r: IteratorResult<Event>): void {

@@ -17,12 +17,14 @@ import { type OptionsKind, Request, type Target } from './admission/plugin.js';
 import type { Allocator, Claim } from './allocator.js';
 import type { DeleteResult, Guard, RequestContext, Subresource } from './api.js';
 import { checkDeletePreconditions, markDeleted, mayGo } from './deletion.js';
+import { type Forms, formsOf } from './forms.js';
 import { afterCreate, encodeOwners, type Owners } from './managed.js';
 import { checkPreconditions, clearForCreate, MODIFIED, metaOf, unchanged } from './meta.js';
 import { managerOf, setOwners, writeThrough } from './owners.js';
 import type { Reader } from './reader.js';
 import { checkSize, checkUpdate, place, validate } from './rules.js';
 import { scaleOf } from './scale.js';
+import { settled } from './unconverted.js';
 
 /** A write that names no resourceVersion starts anew when someone else was quicker; this often. */
 export const MAX_ATTEMPTS = 16;
@@ -40,6 +42,14 @@ export interface WriterOptions {
 }
 
 const named = ({ namespace, name }: ObjectKey) => ({ namespace, name });
+
+/** A try of a change. */
+export interface Round {
+  /** From 1. */
+  readonly attempt: number;
+  /** Where versions of the kind differ in form. */
+  readonly forms?: Forms;
+}
 
 /** Makes, changes and removes one object at a time. Rejects with ApiError only. */
 export class Writer {
@@ -137,14 +147,17 @@ export class Writer {
     for (let attempt = 1; ; attempt++) {
       const key = { namespace: meta.namespace, name: meta.name! };
       try {
-        return await this.#serially(this.#reader.key(kind, key), async (storeKey) => {
+        const kept = kind.custom?.keep(o) ?? o;
+        const value = kept instanceof Promise ? await kept : kept;
+        const entry = await this.#serially(this.#reader.key(kind, key), async (storeKey) => {
           const there = this.#store.get(storeKey);
           if (there) throw alreadyExists(kind.plural, key.name, kind.group);
-          if (ctx.dryRun) return deepFreeze(o);
-          const entry = await this.#store.create(storeKey, o);
-          this.#committed(kind, entry, undefined);
-          return this.#reader.give(entry, kind);
+          if (ctx.dryRun) return undefined;
+          const made = await this.#store.create(storeKey, value);
+          this.#committed(kind, made, undefined);
+          return made;
         });
+        return entry ? await settled(() => this.#reader.give(entry, kind)) : deepFreeze(o);
       } catch (e) {
         const taken = e instanceof RevisionConflict || isApiError(e, 'AlreadyExists');
         if (!taken) throw this.#asApiError(e);
@@ -161,18 +174,22 @@ export class Writer {
     key: ObjectKey,
     subresource: Subresource | undefined,
     optionsKind: OptionsKind,
-    make: (current: AnyObject, attempt: number) => { wanted: AnyObject; owners?: Owners },
+    make: (current: AnyObject, round: Round) => { wanted: AnyObject; owners?: Owners },
   ): Promise<Frozen<AnyObject>> {
     if (kind.load) await kind.load();
     const target: Target = { operation: 'UPDATE', kind, ...(subresource ? { subresource } : {}) };
     return this.#inTurn(target, key, async (attempt) => {
       const entry = this.#reader.need(kind, key);
-      const current = this.#reader.give(entry, kind);
-      const { wanted, owners } = make(current, attempt);
+      const current = await settled(() => this.#reader.give(entry, kind));
+      const forms = formsOf(kind);
+      const { wanted, owners } = await settled(() => make(current, { attempt, ...(forms ? { forms } : {}) }));
       checkPreconditions(kind, key.name, wanted.metadata, current.metadata!);
       const sent = subresource ? undefined : wanted.metadata?.managedFields;
       let next = place(kind, current, wanted, subresource, this.#clock.now());
-      setOwners(ctx, kind, subresource, next, current, sent, owners, this.#clock.now());
+      const placed = next;
+      await settled(() =>
+        setOwners(ctx, kind, subresource, placed, current, sent, owners, this.#clock.now(), forms),
+      );
       const asked = this.#admission.concerns(target);
       const shown = (o: AnyObject) => (subresource === 'scale' ? scaleOf(kind, o) : o);
       const request =
@@ -206,7 +223,8 @@ export class Writer {
         }
         for (const guard of this.#guards) guard(ctx, { verb: 'update', kind, subresource, next, current });
         const answer = (o: AnyObject) => (subresource === 'scale' ? deepFreeze(shown(o)) : o);
-        if (unchanged(next, current)) return answer(current);
+        const stale = kind.custom?.isCurrent(entry.value as AnyObject) === false;
+        if (unchanged(next, current) && !stale) return answer(current);
         checkSize(next, owners !== undefined);
         const gone = mayGo(kind, next);
         if (ctx.dryRun || gone) {
@@ -240,7 +258,7 @@ export class Writer {
       const request = await this.admitBody(ctx, target, key, body);
       try {
         const entry = this.#reader.need(kind, key);
-        const current = this.#reader.give(entry, kind);
+        const current = await settled(() => this.#reader.give(entry, kind));
         const next: AnyObject = { ...current, metadata: { ...current.metadata } };
         change(next, request?.object ?? body);
         delete metaOf(next).resourceVersion;
@@ -264,11 +282,12 @@ export class Writer {
     return this.#inTurn(target, key, async () => {
       const asked = this.#admission.concerns(target);
       const there = this.#reader.find(kind, key);
+      const oldObject = there && (await settled(() => this.#reader.give(there, kind)));
       const request =
         asked &&
         this.#request(ctx, target, 'DeleteOptions', {
           ...named(key),
-          ...(there ? { oldObject: this.#reader.give(there, kind) } : {}),
+          ...(oldObject ? { oldObject } : {}),
           deleteOptions: options,
         });
       if (request) {
@@ -276,7 +295,7 @@ export class Writer {
         if (mutated) await mutated;
       }
       const entry = there ?? this.#reader.need(kind, key);
-      const current = this.#reader.give(entry, kind);
+      const current = oldObject ?? this.#reader.give(entry, kind);
       for (const guard of this.#guards) guard(ctx, { verb: 'delete', kind, next: current, current });
       checkDeletePreconditions(kind, key.name, options, current.metadata!);
       try {
@@ -356,7 +375,8 @@ export class Writer {
     };
     try {
       const storeKey = this.#reader.key(kind, key);
-      return await (this.#admission.waits(target) ? tries() : this.#serially(storeKey, tries));
+      const waits = kind.custom?.conversion !== undefined || this.#admission.waits(target);
+      return await (waits ? tries() : this.#serially(storeKey, tries));
     } catch (e) {
       throw this.#asApiError(e);
     }
@@ -381,9 +401,15 @@ export class Writer {
 
   /** Throws RevisionConflict when the entry is no longer what is stored. */
   async #replace(kind: Kind, entry: Entry, next: AnyObject): Promise<AnyObject> {
-    const now = await this.#store.update(entry.key, next, entry.revision);
-    this.#committed(kind, now, entry.value as AnyObject);
-    return this.#reader.give(now, kind);
+    const before = entry.value as AnyObject;
+    const kept = kind.custom?.keep(next, before) ?? next;
+    const now = await this.#store.update(
+      entry.key,
+      kept instanceof Promise ? await kept : kept,
+      entry.revision,
+    );
+    this.#committed(kind, now, before);
+    return settled(() => this.#reader.give(now, kind));
   }
 
   /** So does this. */

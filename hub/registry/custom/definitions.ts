@@ -10,8 +10,10 @@ import { deepEqual } from '../../../api/meta/json.js';
 import type { AnyObject } from '../../../api/meta/object.js';
 import type { Client, Frozen } from '../../client.js';
 import { Informer } from '../../informer.js';
+import type { Directory } from '../../outbound/service.js';
 import { type Again, WorkQueue } from '../../queue.js';
-import { CustomKind } from './kind.js';
+import { WebhookConverter } from './conversion.js';
+import { CustomKind, type Family, StoredKind, schemaOfVersion } from './kind.js';
 
 type Definition = Frozen<CustomResourceDefinition>;
 type Names = Definition['spec']['names'];
@@ -20,10 +22,18 @@ type Condition = NonNullable<NonNullable<CustomResourceDefinition['status']>['co
 /** How soon a definition looks again for objects that have finalizers of their own. */
 const LOOK_AGAIN_MS = 1000;
 
+/** What was made of a definition. */
+interface Known {
+  readonly uid: string | undefined;
+  readonly spec: Definition['spec'];
+  readonly family: Family;
+  readonly versions: ReadonlyMap<string, CustomKind>;
+}
+
 export interface CustomDefinitionsOptions {
   client: Client;
-  /** Where the kinds go that definitions make. */
-  table: { setCustomKinds(kinds: readonly Kind[]): void };
+  /** Where the kinds go that definitions make, and how Services are found that convert them. */
+  table: { setCustomKinds(kinds: readonly Kind[]): void; readonly directory: Directory };
   clock: Clock;
   log: Log;
 }
@@ -36,7 +46,7 @@ export class CustomDefinitions {
   readonly #all: Informer<CustomResourceDefinition>;
   readonly #queue: WorkQueue;
   /** By definition, then version: every version, served or not. */
-  readonly #kinds = new Map<string, { uid: string | undefined; versions: Map<string, CustomKind> }>();
+  readonly #kinds = new Map<string, Known>();
   #started = false;
 
   constructor(private readonly o: CustomDefinitionsOptions) {
@@ -92,13 +102,39 @@ export class CustomDefinitions {
     }
     let known = this.#kinds.get(name);
     if (known?.uid !== crd.metadata?.uid) known = undefined;
+    const family = this.#family(crd, known);
     const versions = new Map<string, CustomKind>();
     for (const v of crd.spec.versions) {
       const kind = known?.versions.get(v.name);
-      if (kind) kind.update(crd, v);
-      versions.set(v.name, kind ?? new CustomKind(crd, v));
+      if (kind) kind.update(crd, v, family);
+      versions.set(v.name, kind ?? new CustomKind(crd, v, family));
     }
-    this.#kinds.set(name, { uid: crd.metadata?.uid, versions });
+    this.#kinds.set(name, { uid: crd.metadata?.uid, spec: crd.spec, family, versions });
+  }
+
+  /** The same one as before while nothing in it is different. */
+  #family({ metadata, spec, status }: Definition, known: Known | undefined): Family {
+    const { versions, conversion } = spec;
+    if (known && deepEqual(known.spec.versions, versions) && deepEqual(known.spec.conversion, conversion))
+      return known.family;
+    const apiVersion = (v: { name: string }) => `${spec.group}/${v.name}`;
+    const stored = versions.find((v) => v.storage) ?? versions[0]!;
+    const storage = apiVersion(stored);
+    const family: Family = {
+      schemas: new Map(versions.map((v) => [apiVersion(v), schemaOfVersion(v)])),
+      storage,
+    };
+    if (conversion?.strategy !== 'Webhook' || !conversion.webhook) return family;
+    const { clock, table } = this.o;
+    const before = known?.family;
+    return {
+      ...family,
+      converter: new WebhookConverter(conversion, { directory: table.directory, clock }),
+      asStored:
+        before?.storage === storage && before.asStored
+          ? before.asStored
+          : new StoredKind({ metadata, spec, status } as Definition, stored),
+    };
   }
 
   #serve(): void {
@@ -235,7 +271,8 @@ export class CustomDefinitions {
       }),
     );
     const { client } = this.o;
-    const [kind] = this.#kinds.get(name)?.versions.values() ?? [];
+    const known = this.#kinds.get(name);
+    const kind: Kind | undefined = known?.family.asStored ?? known?.versions.values().next().value;
     // A name that was never accepted belongs to others, and so do the objects.
     if (kind && crdCondition(crd, 'Established')) {
       const { items } = await client.list<AnyObject>(kind);

@@ -3,13 +3,15 @@ import { checkRules, rulesOf } from '../../../api/custom/rules.js';
 import { type JsonSchema, prune, validateValue, withDefaults } from '../../../api/custom/schema.js';
 import { ageColumn, column, nameColumn } from '../../../api/kinds/columns.js';
 import type { CustomResourceDefinition } from '../../../api/kinds/crd.js';
-import type { Column, CustomParts, FieldError, Kind } from '../../../api/kinds/kind.js';
+import type { Column, Conversion, CustomParts, FieldError, Kind } from '../../../api/kinds/kind.js';
 import { decode, type Schema, schemaNamed } from '../../../api/kinds/schema.js';
 import { since } from '../../../api/meta/duration.js';
 import { ApiError, badRequest } from '../../../api/meta/errors.js';
-import { deepFreeze, isPlainObject } from '../../../api/meta/json.js';
+import { deepCopy, deepFreeze, isPlainObject } from '../../../api/meta/json.js';
 import type { AnyObject } from '../../../api/meta/object.js';
 import type { Frozen } from '../../client.js';
+import { Unconverted } from '../unconverted.js';
+import type { WebhookConverter } from './conversion.js';
 
 type Definition = Frozen<CustomResourceDefinition>;
 type Version = Definition['spec']['versions'][number];
@@ -98,6 +100,22 @@ function selectableOf(v: Version): Record<string, (o: AnyObject) => string> {
   );
 }
 
+/** What the versions of one definition know of each other. Another object whenever something in it changes. */
+export interface Family {
+  /** The schema of each version, by apiVersion. */
+  readonly schemas: ReadonlyMap<string, JsonSchema>;
+  /** The apiVersion in which objects are stored. */
+  readonly storage: string;
+  /** Where versions differ in form. */
+  readonly converter?: WebhookConverter;
+  readonly asStored?: Kind;
+}
+
+/** The schema of a version that says nothing. */
+const OPEN: JsonSchema = { type: 'object', 'x-kubernetes-preserve-unknown-fields': true };
+export const schemaOfVersion = (v: Version): JsonSchema =>
+  (v.schema?.openAPIV3Schema as JsonSchema | undefined) ?? OPEN;
+
 /**
  * One version of the kind that a CustomResourceDefinition makes. It stays the same object as long as the definition is
  * there, so that whoever holds it works by the newest schema.
@@ -121,11 +139,12 @@ export class CustomKind implements Kind {
   deprecation: string | undefined;
   selectable: Kind['selectable'] = {};
   custom!: CustomParts;
+  #family: Family | undefined;
   #schema: JsonSchema = {};
   #terminating = false;
   #rules: typeof checkRules | undefined;
 
-  constructor(crd: Definition, version: Version) {
+  constructor(crd: Definition, version: Version, family: Family) {
     const { group, names, scope } = crd.spec;
     this.group = group;
     this.version = version.name;
@@ -133,11 +152,11 @@ export class CustomKind implements Kind {
     this.plural = names.plural;
     this.namespaced = scope === 'Namespaced';
     this.schema = `${group.split('.').reverse().join('.')}.${version.name}.${names.kind}`;
-    this.update(crd, version);
+    this.update(crd, version, family);
   }
 
   /** Takes over what a definition says now. */
-  update(crd: Definition, version: Version): void {
+  update(crd: Definition, version: Version, family: Family): void {
     const accepted = crd.status?.acceptedNames ?? crd.spec.names;
     this.singular = accepted.singular ?? this.kind.toLowerCase();
     this.shortNames = accepted.shortNames ?? [];
@@ -156,18 +175,59 @@ export class CustomKind implements Kind {
       ...(scale.labelSelectorPath ? { labelSelector: scale.labelSelectorPath } : {}),
     };
     this.#terminating = crd.metadata?.deletionTimestamp !== undefined;
-    const schema = version.schema?.openAPIV3Schema as JsonSchema | undefined;
-    if (this.custom && schema === this.#schema) return;
-    this.#schema = schema ?? { type: 'object', 'x-kubernetes-preserve-unknown-fields': true };
-    this.custom = this.#parts(this.#schema);
+    if (this.custom && family === this.#family) return;
+    this.#family = family;
+    this.#schema = schemaOfVersion(version);
+    this.custom = this.#parts(this.#schema, family);
     this.#rules = rulesOf(this.#schema).next().done ? undefined : checkRules;
   }
 
-  #parts(schema: JsonSchema): CustomParts {
+  #parts(schema: JsonSchema, family: Family): CustomParts {
+    const { storage, schemas, converter } = family;
     const apiVersion = `${this.group}/${this.version}`;
     const gvk = { group: this.group, kind: this.kind, version: this.version };
     const views = new WeakMap<AnyObject, AnyObject>();
+    /** Conversions under way: whoever else needs one waits for the same answer. */
+    const asked = new WeakMap<AnyObject, Promise<void>>();
     let published: Schema | undefined;
+
+    const full = (stored: AnyObject): AnyObject =>
+      withDefaults(stored, schemas.get(stored.apiVersion ?? '') ?? schema) as AnyObject;
+    /** Only what the schema of that version knows, as nobody could write more. */
+    const pruned = (o: AnyObject, version: string): AnyObject => {
+      const to = schemas.get(version);
+      if (!to || schemas.get(o.apiVersion ?? '') === to) return { ...o, apiVersion: version };
+      const copy = { ...deepCopy(o), apiVersion: version };
+      prune(copy, to);
+      return copy;
+    };
+    const convert = async (objects: readonly AnyObject[], version: string): Promise<AnyObject[]> => {
+      const converted = await converter!.convert(objects, version);
+      for (const [i, o] of converted.entries()) if (o !== objects[i]) prune(o, schemas.get(version) ?? OPEN);
+      return converted;
+    };
+    const ask = async (objects: readonly AnyObject[]): Promise<void> => {
+      const missing = objects.filter((o) => !views.has(o) && !asked.has(o));
+      const run = convert(missing.map(full), apiVersion).then((converted) =>
+        missing.forEach((o, i) => {
+          views.set(o, deepFreeze(converted[i]!));
+        }),
+      );
+      for (const o of missing) asked.set(o, run);
+      try {
+        await Promise.all(objects.map((o) => asked.get(o)));
+      } finally {
+        for (const o of missing) asked.delete(o);
+      }
+    };
+    const { asStored } = family;
+    const conversion: Conversion | undefined = converter &&
+      asStored && {
+        asStored,
+        schemas: new Map([...schemas].map(([v, s]) => [v, publish(s, true)])),
+        convert,
+      };
+
     return {
       get schema() {
         published ??= { ...publish(schema, true), 'x-kubernetes-group-version-kind': [gvk] };
@@ -189,13 +249,20 @@ export class CustomKind implements Kind {
       view(stored) {
         let view = views.get(stored);
         if (!view) {
-          view = withDefaults(stored, schema) as AnyObject;
-          if (view.apiVersion !== apiVersion) view = { ...view, apiVersion };
+          if (converter && stored.apiVersion !== apiVersion) throw new Unconverted(ask, [stored]);
+          view = full(stored);
+          if (view.apiVersion !== apiVersion) view = pruned(view, apiVersion);
           if (view !== stored) deepFreeze(view);
           views.set(stored, view);
         }
         return view;
       },
+      keep(o) {
+        if (o.apiVersion === storage) return o;
+        return converter ? convert([o], storage).then(([converted]) => converted!) : pruned(o, storage);
+      },
+      isCurrent: (stored) => stored.apiVersion === storage,
+      ...(conversion ? { conversion } : {}),
     };
   }
 
@@ -217,5 +284,28 @@ export class CustomKind implements Kind {
 
   validate(o: AnyObject, old?: AnyObject): FieldError[] {
     return validateValue(o, this.#schema, '', old, this.#rules);
+  }
+}
+
+/**
+ * The objects of a definition in whatever form they are stored: nothing is converted, known or checked, and what is
+ * written stays in the version that it was in.
+ */
+export class StoredKind extends CustomKind {
+  constructor(crd: Definition, storage: Version) {
+    const apiVersion = `${crd.spec.group}/${storage.name}`;
+    super(crd, { ...storage, schema: {}, subresources: {} }, { schemas: new Map(), storage: apiVersion });
+    const views = new WeakMap<AnyObject, AnyObject>();
+    this.custom = {
+      ...this.custom,
+      view(stored) {
+        if (stored.apiVersion === apiVersion) return stored;
+        const view = views.get(stored) ?? Object.freeze({ ...stored, apiVersion });
+        views.set(stored, view);
+        return view;
+      },
+      keep: (o, stored) => (stored ? { ...o, apiVersion: stored.apiVersion! } : o),
+      isCurrent: () => true,
+    };
   }
 }

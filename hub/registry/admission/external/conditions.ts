@@ -114,9 +114,10 @@ export function conditionsHold(
   if (!conditions?.length) return true;
   const work: Work = { left: COST_BUDGET };
   const errors: string[] = [];
+  const seen = values();
   for (const { expression = '' } of conditions)
     try {
-      if (evaluate(expression.trim(), values(), work) !== true) return false;
+      if (evaluate(expression.trim(), seen, work) !== true) return false;
     } catch (e) {
       errors.push((e as Error).message);
     }

@@ -2,12 +2,13 @@
 import type { LabelSelector } from 'kubernetes-types/meta/v1.js';
 import type { Rule } from '../../../../api/kinds/admission-rules.js';
 import { namespaces } from '../../../../api/kinds/index.js';
-import type { Kind } from '../../../../api/kinds/kind.js';
+import { apiVersionOf, type Kind } from '../../../../api/kinds/kind.js';
 import { notFound } from '../../../../api/meta/errors.js';
 import { deepCopy, isPlainObject } from '../../../../api/meta/json.js';
 import type { AnyObject } from '../../../../api/meta/object.js';
 import { matchesSelector } from '../../../../api/meta/selector.js';
 import type { Frozen } from '../../../client.js';
+import { type Forms, formsOf } from '../../forms.js';
 import { type Request, same, type Target } from '../plugin.js';
 
 /** What it takes to be asked. */
@@ -118,11 +119,30 @@ export function namespaceOf({
   return ns;
 }
 
-/** An object in another version of its kind. A copy: whoever gets it may change it. */
-export function asVersion<T extends Frozen<AnyObject> | undefined>(o: T, from: Kind, to: Kind): T {
-  if (!o || from === to || !to.custom) return o;
+/** What of a request was converted already. */
+const forms = new WeakMap<Request, Forms>();
+
+function formsFor(request: Request): Forms | undefined {
+  const known = forms.get(request) ?? formsOf(request.kind);
+  if (known) forms.set(request, known);
+  return known;
+}
+
+/**
+ * One of a request's objects in another version of its kind. A copy: whoever gets it may change it. Throws Unconverted.
+ */
+export function asVersion<T extends Frozen<AnyObject> | undefined>(
+  request: Request,
+  o: T,
+  from: Kind,
+  to: Kind,
+): T {
+  // What subresources carry is the same in all versions.
+  if (!o || from === to || !to.custom || (o.kind && o.kind !== from.kind)) return o;
   // What it is given is frozen and kept.
-  return deepCopy(to.custom.view(deepCopy(o) as AnyObject)) as T;
+  const copy = deepCopy(o) as AnyObject;
+  const other = formsFor(request)?.of({ ...copy, apiVersion: apiVersionOf(from) }, apiVersionOf(to));
+  return deepCopy(other?.object ?? to.custom.view(copy)) as T;
 }
 
 /** Group, version and kind of what a request carries: a subresource has a body of its own kind. */

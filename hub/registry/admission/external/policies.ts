@@ -21,6 +21,7 @@ import type { Frozen } from '../../../client.js';
 import { forbidden, type Plugin, type Request, type Target, type World } from '../plugin.js';
 import { conditionsHold, evaluate, Facts } from './conditions.js';
 import { type Criteria, isExempt, matchedKind, selected } from './match.js';
+import { inVersions } from './request.js';
 import type { ExternalParts } from './webhooks.js';
 
 type Policy = Frozen<ValidatingAdmissionPolicy>;
@@ -306,12 +307,16 @@ export function validatingPolicies(parts: ExternalParts): Plugin {
     validate(request) {
       const all = bindings.of(request, request.world, parts.kinds());
       if (all.length === 0) return undefined;
-      if (celIsLoaded()) {
+      const kinds = parts.kinds();
+      const ready = inVersions(request, () =>
+        all.map((b) => matchedKind(b.criteria, request, kinds, request)),
+      );
+      if (!ready && celIsLoaded()) {
         validate(request, all);
         return undefined;
       }
       // After a restart the first write that is asked about brings the language.
-      return loadCel().then(() => validate(request, all));
+      return Promise.all([ready, loadCel()]).then(() => validate(request, all));
     },
   };
 }

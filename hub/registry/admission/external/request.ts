@@ -1,6 +1,7 @@
 import { apiVersionOf, type Kind } from '../../../../api/kinds/kind.js';
 import type { AnyObject } from '../../../../api/meta/object.js';
 import type { Frozen } from '../../../client.js';
+import { settled } from '../../unconverted.js';
 import type { Request } from '../plugin.js';
 import { asVersion, kindOfBody } from './match.js';
 
@@ -31,7 +32,18 @@ export function admissionRequest(request: Request, as: Kind): Record<string, unk
   };
 }
 
-/** Both objects of a request in the version that is asked for. */
+/** Objects of the request in all these versions are known; what a webhook has to be asked for first is asked for. */
+export function inVersions(
+  request: Request,
+  versions: () => readonly (Kind | undefined)[],
+): Promise<void> | void {
+  if (!request.kind.custom?.conversion) return undefined;
+  return settled(() => {
+    for (const as of versions()) if (as) objectsAs(request, as);
+  });
+}
+
+/** Both objects of a request in the version that is asked for. Throws Unconverted. */
 export function objectsAs(
   request: Request,
   as: Kind,
@@ -39,7 +51,7 @@ export function objectsAs(
   const { kind } = request;
   const shown = <T extends Frozen<AnyObject>>(o: T | undefined): T | null => {
     if (!o) return null;
-    const converted = asVersion(o, kind, as);
+    const converted = asVersion(request, o, kind, as);
     // Objects say what they are, stored ones included.
     return converted.kind
       ? converted

@@ -2,7 +2,7 @@
 import type { Status } from 'kubernetes-types/meta/v1.js';
 import type { Kind } from '../../../../api/kinds/kind.js';
 import { ForeignStatus } from '../../../../api/meta/errors.js';
-import { isPlainObject } from '../../../../api/meta/json.js';
+import { isPlainObject, tooDeep } from '../../../../api/meta/json.js';
 import type { Request } from '../plugin.js';
 import { admissionRequest, objectsAs } from './request.js';
 
@@ -32,9 +32,6 @@ export const reviewBody = (version: string, uid: string, request: Request, as: K
     apiVersion: `admission.k8s.io/${version}`,
     request: { uid, ...admissionRequest(request, as), ...objectsAs(request, as) },
   });
-
-const tooDeep = (v: unknown, left: number): boolean =>
-  typeof v === 'object' && v !== null && (left === 0 || Object.values(v).some((x) => tooDeep(x, left - 1)));
 
 const list = (v: unknown): unknown[] => (Array.isArray(v) ? v : []);
 

@@ -15,13 +15,14 @@ import { deepCopy, deepEqual } from '../../../../api/meta/json.js';
 import type { AnyObject } from '../../../../api/meta/object.js';
 import type { Authorizer } from '../../../auth/attributes.js';
 import type { Frozen } from '../../../client.js';
+import { endpointOf } from '../../../outbound/service.js';
+import { post } from '../../../outbound/transport.js';
 import { jsonPatch } from '../../patch.js';
+import { settled, Unconverted } from '../../unconverted.js';
 import { forbidden, type Plugin, type Request, type Target, type World } from '../plugin.js';
 import { conditionsHold, Facts } from './conditions.js';
 import { asVersion, type Criteria, isExempt, matchedKind, selected } from './match.js';
 import { callProblem, denial, readAnswer, reviewBody, reviewVersion, type Verdict } from './review.js';
-import { resolveService } from './service.js';
-import { type Endpoint, post } from './transport.js';
 
 export interface ExternalParts {
   readonly clock: Clock;
@@ -124,6 +125,7 @@ class Caller {
     try {
       return conditionsHold(hook.webhook.matchConditions, () => facts.values);
     } catch (e) {
+      if (e instanceof Unconverted) throw e;
       if (hook.webhook.failurePolicy === 'Ignore') return false;
       throw forbidden(request, (e as Error).message);
     }
@@ -179,35 +181,17 @@ class Caller {
     if (left <= 0) throw new CallFailed('failed to call webhook: context deadline exceeded');
     const timeout = Math.min((webhook.timeoutSeconds ?? 10) * 1000, left);
     try {
-      const at = this.#endpoint(webhook, request.world, Math.ceil(timeout / 1000));
-      const answer = await post(at, reviewBody(version, uid, request, as), timeout, clock);
+      const directory = {
+        world: request.world,
+        kinds: this.parts.kinds,
+        random: () => clock.random(),
+      };
+      const at = endpointOf(webhook.clientConfig, directory, Math.ceil(timeout / 1000));
+      const body = await settled(() => reviewBody(version, uid, request, as));
+      const answer = await post(at, body, timeout, clock);
       return readAnswer(answer, version, uid, mutating);
     } catch (e) {
       throw new CallFailed(callProblem(e));
-    }
-  }
-
-  #endpoint({ clientConfig }: Webhook, world: World, seconds: number): Endpoint {
-    const { url, service, caBundle } = clientConfig;
-    const ca = caBundle ? Buffer.from(String(caBundle), 'base64').toString('utf8') : undefined;
-    if (url !== undefined) {
-      const u = new URL(url);
-      const host = u.hostname.replace(/^\[|\]$/g, '');
-      return { url, host, port: Number(u.port || 443), path: u.pathname, serverName: host, ca };
-    }
-    const { namespace, name, path = '/', port = 443 } = service!;
-    const serverName = `${name}.${namespace}.svc`;
-    const shown = `https://${serverName}:${port}${path}`;
-    try {
-      const at = resolveService(
-        world,
-        this.parts.kinds(),
-        { namespace, name, port },
-        this.parts.clock.random(),
-      );
-      return { url: shown, ...at, path, serverName, ca };
-    } catch (e) {
-      throw new Error(`Post ${JSON.stringify(`${shown}?timeout=${seconds}s`)}: ${(e as Error).message}`);
     }
   }
 }
@@ -262,10 +246,12 @@ export function mutatingWebhooks(parts: ExternalParts): Plugin {
         seen = caller.facts(request, as);
         facts.set(as, seen);
       }
-      if (!caller.wanted(call, request, seen)) continue;
+      const using = seen;
+      if (!(await settled(() => caller.wanted(call, request, using)))) continue;
       if (request.round === 2 && !again.has(hook)) continue;
       const verdict = await caller.ask(call, request, true, deadline);
-      if (verdict?.patch && applyPatch(request, call, verdict.patch)) {
+      const patch = verdict?.patch;
+      if (patch && (await settled(() => applyPatch(request, call, patch)))) {
         facts.clear();
         askAgain();
         request.again = true;
@@ -294,7 +280,10 @@ const BODIES: Readonly<Record<string, string>> = {
   'autoscaling/v1/Scale': 'io.k8s.api.autoscaling.v1.Scale',
 };
 
-/** Puts the patched object in its place; false when nothing changed. Throws InternalError for a patch that breaks it. */
+/**
+ * Puts the patched object in its place; false when nothing changed. Throws InternalError for a patch that breaks it, and
+ * Unconverted.
+ */
 function applyPatch(request: Request, { hook, as }: Call, patch: readonly unknown[]): boolean {
   const { name } = hook.webhook;
   const { kind, object } = request;
@@ -304,7 +293,7 @@ function applyPatch(request: Request, { hook, as }: Call, patch: readonly unknow
     );
   let next: AnyObject;
   try {
-    const from = asVersion(object, kind, as);
+    const from = asVersion(request, object, kind, as);
     next = jsonPatch(deepCopy(from) as Record<string, unknown>, patch) as AnyObject;
     if (next.kind !== from.kind || next.apiVersion !== from.apiVersion)
       throw new Error(`the patch makes it a ${String(next.apiVersion)} ${String(next.kind)}`.slice(0, 256));
@@ -313,9 +302,11 @@ function applyPatch(request: Request, { hook, as }: Call, patch: readonly unknow
     if (body && request.subresource) decode(next as Record<string, unknown>, body, what);
     else if (as.custom) as.custom.decode(next as Record<string, unknown>, what);
     else decode(next as Record<string, unknown>, as.schema, what);
-    if (as !== kind) next.apiVersion = apiVersionOf(kind);
+    if (as.custom?.conversion) next = asVersion(request, next, as, kind);
+    else if (as !== kind) next.apiVersion = apiVersionOf(kind);
     if (!request.subresource) kind.setDefaults?.(next);
   } catch (e) {
+    if (e instanceof Unconverted) throw e;
     throw failure((e as Error).message);
   }
   if (deepEqual(next, object)) return false;
@@ -329,14 +320,16 @@ export function validatingWebhooks(parts: ExternalParts): Plugin {
   async function validate(request: Request, calls: readonly Call[]): Promise<void> {
     await loadFor(calls);
     const facts = new Map<Kind, Facts>();
-    const wanted = calls.filter((call) => {
-      let seen = facts.get(call.as);
-      if (!seen) {
-        seen = caller.facts(request, call.as);
-        facts.set(call.as, seen);
-      }
-      return caller.wanted(call, request, seen);
-    });
+    const wanted = await settled(() =>
+      calls.filter((call) => {
+        let seen = facts.get(call.as);
+        if (!seen) {
+          seen = caller.facts(request, call.as);
+          facts.set(call.as, seen);
+        }
+        return caller.wanted(call, request, seen);
+      }),
+    );
     const deadline = parts.clock.monotonic() + REQUEST_MS;
     const results = await Promise.allSettled(
       wanted.map((call) => caller.ask(call, request, false, deadline)),

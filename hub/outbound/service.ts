@@ -1,9 +1,31 @@
 /** From a reference to a Service to an address that the hub can dial (apiserver pkg/util/proxy ResolveEndpoint). */
-import type { Kind } from '../../../../api/kinds/kind.js';
-import type { AnyObject } from '../../../../api/meta/object.js';
-import { matchesAll, requirementsOf } from '../../../../api/meta/selector.js';
-import type { Frozen } from '../../../client.js';
-import type { World } from '../plugin.js';
+import type { Kind } from '../../api/kinds/kind.js';
+import type { AnyObject } from '../../api/meta/object.js';
+import { matchesAll, requirementsOf } from '../../api/meta/selector.js';
+import type { Frozen } from '../client.js';
+import type { World } from '../registry/admission/plugin.js';
+import type { Endpoint } from './transport.js';
+
+/** What is to be asked: a URL, or a Service of the cluster (apiextensions and admissionregistration WebhookClientConfig). */
+export interface ClientConfig {
+  readonly url?: string;
+  readonly service?: {
+    readonly namespace: string;
+    readonly name: string;
+    readonly path?: string;
+    readonly port?: number;
+  };
+  /** PEM in base64; absent or blank: the machine's own roots. */
+  readonly caBundle?: unknown;
+}
+
+/** What it takes to find a Service's address. */
+export interface Directory {
+  readonly world: World;
+  readonly kinds: () => readonly Kind[];
+  /** In [0, 1). */
+  readonly random: () => number;
+}
 
 interface ServicePort {
   name?: string;
@@ -35,6 +57,30 @@ export interface Address {
 
 const isReady = (p: PodParts): boolean =>
   p.status?.conditions?.some((c) => c.type === 'Ready' && c.status === 'True') ?? false;
+
+/** Where a webhook is, `seconds` being the time that a call may take. Throws in client-go's words when nothing is there. */
+export function endpointOf(
+  { url, service, caBundle }: ClientConfig,
+  { world, kinds, random }: Directory,
+  seconds: number,
+): Endpoint {
+  const pem = caBundle ? Buffer.from(String(caBundle), 'base64').toString('utf8') : '';
+  const ca = pem.trim() ? pem : undefined;
+  if (url !== undefined) {
+    const u = new URL(url);
+    const host = u.hostname.replace(/^\[|\]$/g, '');
+    return { url, host, port: Number(u.port || 443), path: u.pathname, serverName: host, ca };
+  }
+  const { namespace, name, path = '/', port = 443 } = service!;
+  const serverName = `${name}.${namespace}.svc`;
+  const shown = `https://${serverName}:${port}${path}`;
+  try {
+    const at = resolveService(world, kinds(), { namespace, name, port }, random());
+    return { url: shown, ...at, path, serverName, ca };
+  } catch (e) {
+    throw new Error(`Post ${JSON.stringify(`${shown}?timeout=${seconds}s`)}: ${(e as Error).message}`);
+  }
+}
 
 /**
  * Where the Service's port leads: through EndpointSlices, Endpoints or, where nobody writes those, the pods themselves.

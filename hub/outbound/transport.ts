@@ -1,9 +1,12 @@
-/** HTTPS to webhooks: pooled, bounded in size and time. Errors are worded as Go's and client-go's. */
+/**
+ * HTTPS to webhooks: pooled, bounded in size and time. Errors are worded as Go's and client-go's. The pool's agent is the
+ * one place that opens connections, should a pod be reached over a node's link one day.
+ */
 import { Agent, request as httpsRequest, type RequestOptions } from 'node:https';
-import type { Clock } from '../../../../api/clock.js';
+import type { Clock } from '../../api/clock.js';
 
 /** Of an answer, in bytes: what etcd could store, with room for a patch in base64. */
-const MAX_ANSWER = 3 * 1024 * 1024;
+export const MAX_ANSWER = 3 * 1024 * 1024;
 const MAX_PER_HOST = 32;
 const MAX_CONNECTIONS = 256;
 const IDLE_MS = 60_000;
@@ -58,7 +61,10 @@ interface NodeError extends Error {
   host?: string;
 }
 
-function inGosWords(e: NodeError, { host, port, serverName }: Endpoint): string {
+export function inGosWords(
+  e: NodeError,
+  { host, port, serverName }: Pick<Endpoint, 'host' | 'port' | 'serverName'>,
+): string {
   const { code = '' } = e;
   if (Object.hasOwn(DIAL, code))
     return `dial tcp ${host.includes(':') ? `[${host}]` : host}:${port}: ${DIAL[code]}`;
@@ -69,8 +75,17 @@ function inGosWords(e: NodeError, { host, port, serverName }: Endpoint): string 
   return e.message;
 }
 
-/** Posts JSON and resolves with the answer's text. `timeoutMs` is for all of it. Rejects with the reason as an Error. */
-export function post(at: Endpoint, body: string, timeoutMs: number, clock: Clock): Promise<string> {
+/**
+ * Posts JSON and resolves with the answer's text. `timeoutMs` is for all of it, `limit` in bytes for the answer. Rejects
+ * with the reason as an Error.
+ */
+export function post(
+  at: Endpoint,
+  body: string,
+  timeoutMs: number,
+  clock: Clock,
+  limit = MAX_ANSWER,
+): Promise<string> {
   const seconds = Math.max(1, Math.ceil(timeoutMs / 1000));
   const shown = `${at.url}?timeout=${seconds}s`;
   const options: RequestOptions = {
@@ -108,7 +123,7 @@ export function post(at: Endpoint, body: string, timeoutMs: number, clock: Clock
       res.on('aborted', () => fail('unexpected EOF'));
       res.on('data', (part: Buffer) => {
         size += part.length;
-        if (size > MAX_ANSWER) fail(`the answer is larger than ${MAX_ANSWER} bytes`);
+        if (size > limit) fail(`the answer is larger than ${limit} bytes`);
         else parts.push(part);
       });
       res.on('end', () => {
