@@ -91,6 +91,22 @@ class Disk {
     return d;
   }
 
+  /** The same disk, as another process finds it after this one was killed now. */
+  clone(): Disk {
+    const copies = new Map<Inode, Inode>();
+    const copy = (names: Map<string, Inode>) =>
+      new Map(
+        [...names].map(([name, i]) => {
+          if (!copies.has(i)) copies.set(i, { ...i, unsynced: [...i.unsynced] });
+          return [name, copies.get(i)!];
+        }),
+      );
+    const d = new Disk();
+    d.names = copy(this.names);
+    d.durableNames = copy(this.durableNames);
+    return d;
+  }
+
   get files(): Files {
     const used = () => [...new Set(this.names.values())].reduce((n, i) => n + i.data.length, 0);
     return {
@@ -313,6 +329,28 @@ describe('power cut', () => {
       expect(images).toBeGreaterThan(1000);
     },
   );
+
+  it.each([8 << 20, 0])('takes nothing that was read after a kill -9 (%i)', async (compactBytes) => {
+    const dir = tempDir();
+    const disk = new Disk();
+    const killed: Disk[] = [];
+    disk.onOp = () => void killed.push(disk.clone());
+    const driver = new NedbDriver(dir, { ...on(disk.files), compactBytes });
+    await driver.open();
+    for (const batch of script) await driver.commit(batch);
+    await driver.close();
+    let images = 0;
+    for (const d of killed) {
+      const reopened = new NedbDriver(dir, { ...on(d.files) });
+      const found = await stateOf(reopened);
+      for (const image of d.afterPowerCut()) {
+        images++;
+        expect(await stateOf(new NedbDriver(dir, { ...on(Disk.of(image).files) }))).toEqual(found);
+      }
+      await reopened.close();
+    }
+    expect(images).toBeGreaterThan(killed.length);
+  });
 
   it('with garbage behind the last sync leaves everything before it', async () => {
     const dir = tempDir();

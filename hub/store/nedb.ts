@@ -94,7 +94,12 @@ export class NedbDriver implements Driver {
           'cut off an unfinished write at the end of the store; it had not been acknowledged',
         );
         await this.#truncate();
+      } else {
+        // What a killed process wrote and did not sync is read here like all else, and must not go with the power later.
+        await this.#handle.datasync();
       }
+      // Nor the name that a compaction gave the file.
+      await this.#syncDir();
       return { records: drain(found.records), revision: found.revision };
     } catch (e) {
       await this.close();
