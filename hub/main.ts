@@ -3,7 +3,7 @@ import { createServer } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import type { Clock } from '../api/clock.js';
-import { tokenReviews } from '../api/kinds/index.js';
+import { flowSchemas, priorityLevelConfigurations, tokenReviews } from '../api/kinds/index.js';
 import type { Kind } from '../api/kinds/kind.js';
 import type { Log } from '../api/log.js';
 import { version } from '../api/version.js';
@@ -80,6 +80,24 @@ function every(clock: Clock, ms: number, work: () => Promise<void>): Part {
   };
   next();
   return { stop: async () => cancel() };
+}
+
+/** Requests share the hub as FlowSchemas and PriorityLevelConfigurations say, from their first change on. */
+function steer(api: Api, informers: Informers): void {
+  const schemas = informers.of(flowSchemas);
+  const levels = informers.of(priorityLevelConfigurations);
+  let due = false;
+  const changed = () => {
+    if (due) return;
+    due = true;
+    // Once for all that come at once.
+    setImmediate(() => {
+      due = false;
+      api.shareBy(schemas.values(), levels.values());
+    });
+  };
+  schemas.onChange(changed);
+  levels.onChange(changed);
 }
 
 export class Hub {
@@ -184,6 +202,7 @@ export class Hub {
       version: version(),
       health: [{ name: 'store', failing: () => store.failing }],
     });
+    steer(api, informers);
     const http = await this.#run(
       new HttpServer({
         api,
@@ -229,6 +248,7 @@ export class Hub {
       caPem: pki.caPem,
       api: { host: at, port: http.port, clusterIP: registry.apiClusterIP },
       certificates: { authorizer, sign: pki.signRequest, prepare: prepareIssuer },
+      flowControl: true,
       tokenForSecret: (account, secret) => tokens.forSecret(account, secret),
     });
     await this.#run(link);

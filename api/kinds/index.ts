@@ -6,6 +6,7 @@ import { certificateSigningRequests } from './csr.js';
 import { controllerRevisions, daemonSets } from './daemonset.js';
 import { endpointSlices, endpoints } from './endpoints.js';
 import { events, newEvents } from './event.js';
+import { flowSchemas, priorityLevelConfigurations } from './flowcontrol.js';
 import { horizontalPodAutoscalers } from './hpa.js';
 import { horizontalPodAutoscalersV1 } from './hpa-v1.js';
 import { jobs } from './job.js';
@@ -61,6 +62,7 @@ export {
   endpointSlices,
   endpoints,
   events,
+  flowSchemas,
   horizontalPodAutoscalers,
   horizontalPodAutoscalersV1,
   ingressClasses,
@@ -82,6 +84,7 @@ export {
   pods,
   podTemplates,
   priorityClasses,
+  priorityLevelConfigurations,
   replicaSets,
   replicationControllers,
   resourceQuotas,
@@ -156,6 +159,8 @@ export const allKinds: readonly Kind[] = [
   validatingWebhookConfigurations,
   validatingAdmissionPolicies,
   validatingAdmissionPolicyBindings,
+  flowSchemas,
+  priorityLevelConfigurations,
   tokenReviews,
   selfSubjectReviews,
   subjectAccessReviews,

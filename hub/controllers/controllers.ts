@@ -27,6 +27,7 @@ import { deploymentLoop } from './deployment.js';
 import { endpointsLoop } from './endpoints.js';
 import { eventTtlLoop } from './eventttl.js';
 import { evictionLoop } from './eviction.js';
+import { flowControlLoop } from './flowcontrol.js';
 import { garbageLoop } from './garbage.js';
 import { type ApiAddress, kubernetesServiceLoop } from './kubernetes-service.js';
 import { type Cause, type Loading, lazily } from './lazy.js';
@@ -59,6 +60,8 @@ export interface ControllersOptions {
   quota?: QuotaUsage;
   /** Where the API is to be reached: for the Service `kubernetes`, which is not made without it. */
   api?: ApiAddress;
+  /** Keeps the FlowSchemas that every cluster has: where requests come from outside. */
+  flowControl?: boolean;
   /** Ended pods that are kept, in the whole cluster. Default 500. */
   keepEndedPods?: number;
 }
@@ -124,6 +127,7 @@ export class Controllers {
         : {}),
     };
     if (o.tokenForSecret) loops['accounttokens'] = accountTokensLoop(o.caPem, o.tokenForSecret);
+    if (o.flowControl) loops['flowcontrol'] = flowControlLoop;
     if (o.quota) loops['quota'] = quotaLoop(o.quota);
     for (const [name, [kinds, load]] of Object.entries(LAZY))
       loops[name] = lazily(kinds, load, this.#loading);

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import type { FlowSchema, PriorityLevelConfiguration } from 'kubernetes-types/flowcontrol/v1.js';
 import type { Clock } from '../../api/clock.js';
 import type { Kind } from '../../api/kinds/kind.js';
 import type { Log } from '../../api/log.js';
@@ -6,6 +7,7 @@ import { ApiError } from '../../api/meta/errors.js';
 import { parseFieldSelector } from '../../api/meta/selector.js';
 import { type Attributes, type Authorizer, demand, type User } from '../auth/attributes.js';
 import { actingUser } from '../auth/impersonate.js';
+import type { Frozen } from '../client.js';
 import type { RegistryVerbs } from '../registry/api.js';
 import type { NodeStreams } from '../streams.js';
 import { aggregatedDiscovery, discoveryDocuments, indexDocument } from './discovery.js';
@@ -129,16 +131,26 @@ export class Api {
 
   /** Never rejects: whatever goes wrong is the reply. */
   async handle(req: Request): Promise<Reply> {
+    let acting = req;
+    let reply: Reply;
     try {
       const user = actingUser(this.options.authorizer, req.user, req.headers);
-      return await this.#answer(user === req.user ? req : requestAs(req, user));
+      if (user !== req.user) acting = requestAs(req, user);
+      reply = await this.#answer(acting);
     } catch (e) {
       const error = asApiError(e);
       if (error.reason === 'InternalError') {
         this.options.log.error({ err: e, method: req.method, url: req.url.slice(0, 512) }, 'request failed');
       }
-      return errorReply(error);
+      reply = errorReply(error);
     }
+    if (acting.schema?.headers) Object.assign(reply.headers, acting.schema.headers);
+    return reply;
+  }
+
+  /** Shares seats by these objects from now on. */
+  shareBy(schemas: Iterable<Frozen<FlowSchema>>, levels: Iterable<Frozen<PriorityLevelConfiguration>>): void {
+    this.#fairness.configure(schemas, levels);
   }
 
   #answer(req: Request): Promise<Reply> | Reply {
@@ -153,10 +165,12 @@ export class Api {
     if (segments[0] === 'apis' && segments.length > 3) {
       return this.#resource(req, `${segments[1]}/${segments[2]}`, segments.slice(3), query);
     }
-    this.#demand(req, { verb: VERB_OF_PATH[req.method] ?? req.method.toLowerCase(), path });
+    const what = { verb: VERB_OF_PATH[req.method] ?? req.method.toLowerCase(), path };
+    req.schema = this.#fairness.schemaOf(req.user, what);
+    this.#demand(req, what);
     const documents = () => this.#document(req, `/${segments.join('/')}`, segments, query);
     // Whoever asks whether the hub is well learns it however busy it is.
-    return HEALTH.has(segments[0] ?? '') ? documents() : this.#limited(req, query, documents);
+    return HEALTH.has(segments[0] ?? '') ? documents() : this.#limited(req, query, what, documents);
   }
 
   #demand(req: Request, what: Attributes): void {
@@ -184,6 +198,8 @@ export class Api {
       name: name ?? (fieldSelector && nameIn(fieldSelector)),
       fieldSelector,
     };
+    const schema = this.#fairness.schemaOf(req.user, attributes);
+    req.schema = schema;
     this.#demand(req, attributes);
     call.demand = (verb) => this.#demand(req, { ...attributes, verb });
     const run = async () => {
@@ -196,12 +212,14 @@ export class Api {
         throw e;
       }
     };
-    if (!call.longRunning) return this.#limited(req, query, run);
+    if (!call.longRunning) return this.#limited(req, query, attributes, run);
 
-    const release = this.#fairness.enterLongRunning(req.user.name, isExempt(req.user));
+    const release = this.#fairness.enterLongRunning(req.user.name, schema.level.exempt);
     if (!release) return tooMany();
     try {
-      const reply = await run();
+      // A watch is work only while it begins.
+      const watches = call.verb === 'watch';
+      const reply = await (watches ? this.#limited(req, query, attributes, run) : run());
       // Counted until the client has gone; `signal` fires at the end of every exchange.
       const signal = req.signal();
       if (signal.aborted) release();
@@ -214,9 +232,14 @@ export class Api {
   }
 
   /** Runs when it is the user's turn; answers 504 when it takes too long, 429 when too many wait. */
-  async #limited(req: Request, query: URLSearchParams, run: () => Promise<Reply> | Reply): Promise<Reply> {
+  async #limited(
+    req: Request,
+    query: URLSearchParams,
+    what: Attributes,
+    run: () => Promise<Reply> | Reply,
+  ): Promise<Reply> {
     const timeout = timeoutOf(query);
-    const entered = this.#fairness.enter(req.user.name, isExempt(req.user), () => req.signal());
+    const entered = this.#fairness.enter(req.schema!, req.user, what, () => req.signal());
     const release = entered instanceof Promise ? await entered : entered;
     if (!release) return tooMany();
     const running = (async () => run())();
@@ -242,7 +265,7 @@ export class Api {
     if (path === '/metrics') {
       if (!get) throw methodNotAllowed();
       const { registry, version, clock } = this.options;
-      return this.#metrics.reply(registry.kinds, version, clock.now());
+      return this.#metrics.reply(registry.kinds, version, clock.now(), this.#fairness.levels);
     }
     const document = this.#now.documents.get(path);
     if (document === undefined) {
@@ -322,9 +345,6 @@ function tooMany(): Reply {
   reply.headers['retry-after'] = '1';
   return reply;
 }
-
-/** Kubernetes exempts its administrators, so that they can help. */
-const isExempt = (user: User): boolean => user.groups.includes('system:masters');
 
 /** Rejects with 504 when the time is over; what is running runs on. */
 function inTime(running: Promise<Reply>, clock: Clock, ms: number): Promise<Reply> {

@@ -1,15 +1,25 @@
+import type { FlowSchema, PriorityLevelConfiguration } from 'kubernetes-types/flowcontrol/v1.js';
 import type { Clock } from '../../api/clock.js';
+import {
+  CATCH_ALL,
+  mandatoryLevels,
+  mandatorySchemas,
+  suggestedLevels,
+  suggestedSchemas,
+} from '../../api/kinds/flowcontrol-defaults.js';
+import type { Attributes, User } from '../auth/attributes.js';
+import type { Frozen } from '../client.js';
+import { Classifier, inOrder, type Schema } from './classify.js';
+import { type Flow, forget, type Level, newLevel, reject, shortest, type Waiting } from './level.js';
 
 export interface FairnessLimits {
   /** Requests at work at the same time, those of exempt users not counted. */
   seats: number;
-  /** Of these, what one user may hold: slow bodies of one take nothing from the others. */
-  seatsPerUser: number;
+  /** Of these, what one flow may hold: slow bodies of one take nothing from the others. */
+  seatsPerFlow: number;
   /** Requests of exempt users at work at the same time. */
   exemptSeats: number;
-  /** Requests of one user that may wait. */
-  queue: number;
-  /** Requests of all users that may wait. */
+  /** Requests of all flows that may wait. */
   waiting: number;
   /** Milliseconds that a request may wait. */
   patience: number;
@@ -19,48 +29,120 @@ export interface FairnessLimits {
 
 export const FAIRNESS: FairnessLimits = {
   seats: 128,
-  seatsPerUser: 64,
+  seatsPerFlow: 64,
   exemptSeats: 1024,
-  queue: 64,
   waiting: 1024,
   patience: 15_000,
   longRunning: 4000,
 };
 
-interface Waiting {
-  admit(): void;
-}
-
-/** What one user has under way. There is none for who has nothing. */
-interface Flow {
-  seats: number;
-  longRunning: number;
-  queue: Waiting[];
-}
-
 /** Gives a seat back; more than once does no harm. */
 export type Release = () => void;
 
 /**
- * Who may work now and who waits: what Kubernetes' API Priority and Fairness is for, with a flow per user. As long as
- * seats are free nobody waits; then users take turns, each with its own bounded queue, so that one who asks for much waits
- * for itself. Exempt users (`system:masters`, in Kubernetes as well) never wait.
+ * Who may work now and who waits: Kubernetes' API Priority and Fairness. Priority levels share the seats; in each level
+ * every flow has a queue of its own, and flows take turns, so that one who asks for much waits for itself. A level's
+ * seats that it neither uses nor keeps for itself are lent to others at once; it is served first when it wants them back.
  */
 export class Fairness {
   readonly #limits: FairnessLimits;
-  readonly #flows = new Map<string, Flow>();
-  /** Users with someone waiting, in the order of their turns. */
-  readonly #turns = new Set<string>();
-  #seats = 0;
+  readonly #levels = new Map<string, Level>();
+  /** Running watches and logs by user. */
+  readonly #longRunningOf = new Map<string, number>();
+  #classifier!: Classifier;
+  /** Seats that are taken, or kept for a level that does not lend them. */
+  #committed = 0;
+  /** Seats of all levels. */
+  #total = 0;
   #exempt = 0;
   #waiting = 0;
   #longRunning = 0;
 
+  /** Starts with the objects that every cluster has. */
   constructor(
     private readonly clock: Clock,
     limits: Partial<FairnessLimits> = {},
   ) {
     this.#limits = { ...FAIRNESS, ...limits };
+    this.configure([...mandatorySchemas, ...suggestedSchemas], [...mandatoryLevels, ...suggestedLevels]);
+  }
+
+  get levels(): Iterable<Level> {
+    return this.#levels.values();
+  }
+
+  /** Works by these objects from now on. The mandatory ones are there even when they are not among them. */
+  configure(
+    schemas: Iterable<Frozen<FlowSchema>>,
+    levels: Iterable<Frozen<PriorityLevelConfiguration>>,
+  ): void {
+    const objects = withMandatory(levels, mandatoryLevels);
+    let shares = 0;
+    for (const o of objects.values()) shares += sharesOf(o);
+    this.#total = 0;
+    for (const [name, level] of this.#levels) {
+      if (objects.has(name)) continue;
+      if (level.seats === 0 && level.waiting === 0) this.#levels.delete(name);
+      else {
+        // What is left in one that is gone is worked off, with a seat beyond those of the others.
+        Object.assign(level, { nominal: 1, lower: 1, upper: Number.POSITIVE_INFINITY });
+        this.#total += 1;
+      }
+    }
+    for (const [name, o] of objects) {
+      const level = this.#levels.get(name) ?? newLevel(name);
+      this.#levels.set(name, level);
+      const nominal = shares ? Math.ceil((this.#limits.seats * sharesOf(o)) / shares) : 0;
+      const { limited } = o.spec!;
+      const q = limited?.limitResponse?.queuing;
+      level.exempt = !limited;
+      level.nominal = nominal;
+      level.lower = nominal - Math.round((nominal * (limited?.lendablePercent ?? 0)) / 100);
+      const borrowing = limited?.borrowingLimitPercent;
+      level.upper =
+        borrowing === undefined
+          ? Number.POSITIVE_INFINITY
+          : nominal + Math.round((nominal * borrowing) / 100);
+      level.queuing = q && { queues: q.queues!, length: q.queueLengthLimit! };
+      if (limited) this.#total += nominal;
+    }
+    this.#committed = 0;
+    for (const l of this.#levels.values()) if (!l.exempt) this.#committed += Math.max(l.seats, l.lower);
+    this.#classifier = new Classifier(this.#compile(schemas, objects));
+    if (this.#waiting > 0) this.#next();
+  }
+
+  #compile(
+    schemas: Iterable<Frozen<FlowSchema>>,
+    levels: ReadonlyMap<string, Frozen<PriorityLevelConfiguration>>,
+  ): Schema[] {
+    const objects = [...withMandatory(schemas, mandatorySchemas).values()].sort(inOrder);
+    // Whatever has the number of the last one as well, the last one is last.
+    const last = objects.findIndex((o) => o.metadata!.name === CATCH_ALL);
+    objects.push(...objects.splice(last, 1));
+    return objects.flatMap((o) => {
+      const { priorityLevelConfiguration, distinguisherMethod, rules } = o.spec!;
+      const level = levels.get(priorityLevelConfiguration.name);
+      if (!level) return [];
+      const uids = [o.metadata!.uid, level.metadata!.uid] as const;
+      const headers =
+        uids[0] && uids[1]
+          ? { 'x-kubernetes-pf-flowschema-uid': uids[0], 'x-kubernetes-pf-prioritylevel-uid': uids[1] }
+          : undefined;
+      return [
+        {
+          name: o.metadata!.name!,
+          level: this.#levels.get(priorityLevelConfiguration.name)!,
+          distinguisher: distinguisherMethod?.type,
+          headers,
+          rules: rules ?? [],
+        },
+      ];
+    });
+  }
+
+  schemaOf(user: User, what: Attributes): Schema {
+    return this.#classifier.schemaOf(user, what);
   }
 
   /**
@@ -68,108 +150,138 @@ export class Fairness {
    * does not wait any longer; it is asked for only when there is something to wait for.
    */
   enter(
-    user: string,
-    exempt: boolean,
+    schema: Schema,
+    user: User,
+    what: Attributes,
     gone: () => AbortSignal,
   ): Release | undefined | Promise<Release | undefined> {
-    const l = this.#limits;
-    if (exempt) {
-      if (this.#exempt >= l.exemptSeats) return undefined;
+    const { level } = schema;
+    if (level.exempt) {
+      if (this.#exempt >= this.#limits.exemptSeats) return reject(level);
       this.#exempt++;
-      return once(() => this.#exempt--);
+      level.seats++;
+      return once(() => {
+        this.#exempt--;
+        level.seats--;
+      });
     }
-    const flow = this.#flow(user);
-    if (this.#seats < l.seats && flow.seats < l.seatsPerUser && flow.queue.length === 0)
-      return this.#take(user, flow);
-    if (flow.queue.length >= l.queue || this.#waiting >= l.waiting) {
-      this.#forget(user, flow);
-      return undefined;
-    }
-    return this.#wait(user, flow, gone());
+    const key = Classifier.flowOf(schema, user, what);
+    const flow = level.flows.get(key) ?? { key, seats: 0, waiting: 0, queue: undefined };
+    if (this.#room(level) && flow.seats < this.#limits.seatsPerFlow && !flow.queue)
+      return this.#take(level, flow);
+    const { queuing } = level;
+    if (!queuing || this.#waiting >= this.#limits.waiting) return reject(level);
+    const queue = flow.queue ?? (level.queues.size < queuing.queues ? [] : shortest(level.queues));
+    if (queue.length >= queuing.length) return reject(level);
+    return this.#wait(level, flow, queue, gone());
   }
 
   /** A place for a request that lasts as long as its client likes; undefined when there are too many already. */
   enterLongRunning(user: string, exempt: boolean): Release | undefined {
     const { longRunning } = this.#limits;
-    const flow = this.#flow(user);
-    if (this.#longRunning >= longRunning || (!exempt && flow.longRunning >= Math.ceil(longRunning / 2))) {
-      this.#forget(user, flow);
-      return undefined;
-    }
+    const held = this.#longRunningOf.get(user) ?? 0;
+    if (this.#longRunning >= longRunning || (!exempt && held >= Math.ceil(longRunning / 2))) return undefined;
     this.#longRunning++;
-    flow.longRunning++;
+    this.#longRunningOf.set(user, held + 1);
     return once(() => {
       this.#longRunning--;
-      flow.longRunning--;
-      this.#forget(user, flow);
+      const left = this.#longRunningOf.get(user)! - 1;
+      if (left > 0) this.#longRunningOf.set(user, left);
+      else this.#longRunningOf.delete(user);
     });
   }
 
-  #flow(user: string): Flow {
-    let flow = this.#flows.get(user);
-    if (!flow) {
-      flow = { seats: 0, longRunning: 0, queue: [] };
-      this.#flows.set(user, flow);
-    }
-    return flow;
+  /** Whether a level may have one more: of its own, or of what nobody has or keeps. */
+  #room(level: Level): boolean {
+    return level.seats < level.lower || (level.seats < level.upper && this.#committed < this.#total);
   }
 
-  #forget(user: string, flow: Flow): void {
-    if (flow.seats === 0 && flow.longRunning === 0 && flow.queue.length === 0) this.#flows.delete(user);
-  }
-
-  #take(user: string, flow: Flow): Release {
-    this.#seats++;
+  #take(level: Level, flow: Flow): Release {
+    if (level.seats >= level.lower) this.#committed++;
+    level.seats++;
     flow.seats++;
+    level.flows.set(flow.key, flow);
     return once(() => {
-      this.#seats--;
+      level.seats--;
+      if (level.seats >= level.lower) this.#committed--;
       flow.seats--;
-      this.#next();
-      this.#forget(user, flow);
+      if (this.#waiting > 0) this.#next();
+      forget(level, flow);
     });
   }
 
-  #wait(user: string, flow: Flow, signal: AbortSignal): Promise<Release | undefined> {
+  #wait(level: Level, flow: Flow, queue: Waiting[], signal: AbortSignal): Promise<Release | undefined> {
     return new Promise((resolve) => {
       const leave = () => {
         cancel();
         signal.removeEventListener('abort', giveUp);
-        flow.queue.splice(flow.queue.indexOf(waiting), 1);
+        queue.splice(queue.indexOf(waiting), 1);
+        if (queue.length === 0) level.queues.delete(queue);
+        if (--flow.waiting === 0) flow.queue = undefined;
+        level.waiting--;
         this.#waiting--;
-        if (flow.queue.length === 0) this.#turns.delete(user);
       };
       const waiting: Waiting = {
+        flow,
         admit: () => {
           leave();
-          resolve(this.#take(user, flow));
+          resolve(this.#take(level, flow));
         },
       };
       const giveUp = () => {
         leave();
-        this.#forget(user, flow);
-        resolve(undefined);
+        forget(level, flow);
+        resolve(reject(level));
       };
       const cancel = this.clock.after(this.#limits.patience, giveUp);
       signal.addEventListener('abort', giveUp, { once: true });
-      flow.queue.push(waiting);
+      level.flows.set(flow.key, flow);
+      queue.push(waiting);
+      level.queues.add(queue);
+      flow.queue = queue;
+      flow.waiting++;
+      level.waiting++;
       this.#waiting++;
-      this.#turns.add(user);
       if (signal.aborted) giveUp();
     });
   }
 
-  /** Lets in who is next, as long as there are seats: each user that may have one more, one after the other. */
+  /** Lets in who is next, as long as there are seats: the level that has least of its own, its flows in turn. */
   #next(): void {
-    for (const user of this.#turns) {
-      if (this.#seats >= this.#limits.seats) return;
-      const flow = this.#flows.get(user)!;
-      if (flow.seats >= this.#limits.seatsPerUser) continue;
-      // To the end of the line, if there is more.
-      this.#turns.delete(user);
-      if (flow.queue.length > 1) this.#turns.add(user);
-      flow.queue[0]!.admit();
+    for (;;) {
+      let best: Level | undefined;
+      let next: Waiting[] | undefined;
+      for (const level of this.#levels.values()) {
+        if (level.waiting === 0 || !this.#room(level)) continue;
+        if (best && level.seats * best.nominal >= best.seats * level.nominal) continue;
+        const queue = this.#turn(level);
+        if (queue) [best, next] = [level, queue];
+      }
+      if (!best || !next) return;
+      // To the end of the line.
+      best.queues.delete(next);
+      best.queues.add(next);
+      next[0]!.admit();
     }
   }
+
+  /** The first queue whose first request may have a seat. */
+  #turn(level: Level): Waiting[] | undefined {
+    for (const queue of level.queues) if (queue[0]!.flow.seats < this.#limits.seatsPerFlow) return queue;
+    return undefined;
+  }
+}
+
+const sharesOf = ({ spec }: Frozen<PriorityLevelConfiguration>): number =>
+  (spec!.limited ?? spec!.exempt)?.nominalConcurrencyShares ?? 0;
+
+function withMandatory<T extends { readonly metadata?: { readonly name?: string } }>(
+  objects: Iterable<T>,
+  mandatory: readonly T[],
+): Map<string, T> {
+  const all = new Map(mandatory.map((o) => [o.metadata!.name!, o]));
+  for (const o of objects) all.set(o.metadata!.name!, o);
+  return all;
 }
 
 function once(release: () => void): Release {

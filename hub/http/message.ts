@@ -1,6 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import { ApiError } from '../../api/meta/errors.js';
 import type { User } from './auth.js';
+import type { Schema } from './classify.js';
 
 /** One HTTP request, free of sockets, so that tests call the API as a function. */
 export interface Request {
@@ -13,6 +14,8 @@ export interface Request {
   body(): Promise<Buffer>;
   /** Aborted when the client goes away. */
   signal(): AbortSignal;
+  /** The FlowSchema that it belongs to, as soon as that is known. */
+  schema?: Schema | undefined;
 }
 
 /** Bytes to send one after the other; the sender waits for the client before it takes the next chunk. */

@@ -1,4 +1,5 @@
 import type { Kind } from '../../api/kinds/kind.js';
+import type { Level } from './level.js';
 import type { Reply } from './message.js';
 import { textReply } from './message.js';
 
@@ -21,7 +22,7 @@ export class Metrics {
   }
 
   /** `GET /metrics` (text format 0.0.4). `now` is in milliseconds. */
-  reply(kinds: readonly Kind[], gitVersion: string, now: number): Reply {
+  reply(kinds: readonly Kind[], gitVersion: string, now: number, levels: Iterable<Level>): Reply {
     const lines: string[] = [];
     for (const k of kinds)
       for (const [key, n] of this.#requests.get(k) ?? []) {
@@ -35,6 +36,7 @@ export class Metrics {
       [
         HELP('apiserver_request_total', 'counter', 'Requests for resources that were carried out.'),
         ...lines,
+        ...flowControl([...levels]),
         HELP('kubernetes_build_info', 'gauge', 'What runs here; always 1.'),
         `kubernetes_build_info{git_version="${gitVersion}"} 1\n`,
         HELP('process_cpu_seconds_total', 'counter', 'CPU time, in seconds.'),
@@ -49,3 +51,17 @@ export class Metrics {
     return reply;
   }
 }
+
+const FLOW_CONTROL: readonly [string, 'counter' | 'gauge', string, (l: Level) => number][] = [
+  ['nominal_limit_seats', 'gauge', 'Seats that a priority level has a right to.', (l) => l.nominal],
+  ['lower_limit_seats', 'gauge', 'Seats that it never lends.', (l) => l.lower],
+  ['current_executing_seats', 'gauge', 'Requests that are being carried out.', (l) => l.seats],
+  ['current_inqueue_requests', 'gauge', 'Requests that wait.', (l) => l.waiting],
+  ['rejected_requests_total', 'counter', 'Requests that were turned away or gave up.', (l) => l.rejected],
+];
+
+const flowControl = (levels: readonly Level[]): string[] =>
+  FLOW_CONTROL.flatMap(([name, type, text, value]) => [
+    HELP(`apiserver_flowcontrol_${name}`, type, text),
+    ...levels.map((l) => `apiserver_flowcontrol_${name}{priority_level="${l.name}"} ${value(l)}\n`),
+  ]);

@@ -17,6 +17,7 @@ import { ApiError } from '../../api/meta/errors.js';
 import { distinctImpersonation } from '../auth/impersonate.js';
 import type { Api } from './api.js';
 import { ANONYMOUS, type User, unauthorized, userOfConnection } from './auth.js';
+import type { Schema } from './classify.js';
 import { asApiError, type Chunks, errorReply, type Reply, type Request } from './message.js';
 
 type NodeRequest = IncomingMessage | Http2ServerRequest;
@@ -422,6 +423,7 @@ class Exchange implements Request {
   readonly method: string;
   readonly url: string;
   readonly headers: NodeRequest['headers'];
+  schema: Schema | undefined;
   #abort: AbortController | undefined;
 
   constructor(

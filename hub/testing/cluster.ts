@@ -22,6 +22,7 @@ export interface ClusterOptions {
   /** What becomes of a pod's containers; default: they get ready. */
   fate?: (pod: Frozen<Pod>) => 'ready' | 'never' | 'fails' | 'succeeds';
   keepEndedPods?: number;
+  flowControl?: boolean;
 }
 
 export interface Chaos {
@@ -83,6 +84,7 @@ export class Cluster {
       log: silentLog,
       caPem: 'PEM',
       keepEndedPods: this.o.keepEndedPods,
+      flowControl: this.o.flowControl,
     });
   }
 

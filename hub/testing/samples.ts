@@ -448,6 +448,37 @@ export const SAMPLES: Readonly<Record<string, AnyObject>> = {
       validationActions: ['Warn'],
     },
   },
+  'flowcontrol.apiserver.k8s.io/v1/flowschemas': {
+    spec: {
+      matchingPrecedence: 700,
+      priorityLevelConfiguration: { name: 'system' },
+      distinguisherMethod: { type: 'ByUser' },
+      rules: [
+        {
+          subjects: [
+            { kind: 'User', user: { name: 'u' } },
+            { kind: 'Group', group: { name: 'g' } },
+            { kind: 'ServiceAccount', serviceAccount: { name: '*', namespace: 'default' } },
+          ],
+          resourceRules: [
+            { verbs: ['get'], apiGroups: ['apps'], resources: ['deployments'], namespaces: ['default'] },
+          ],
+          nonResourceRules: [{ verbs: ['*'], nonResourceURLs: ['/metrics', '/x/*'] }],
+        },
+      ],
+    },
+  },
+  'flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations': {
+    spec: {
+      type: 'Limited',
+      limited: {
+        nominalConcurrencyShares: 3,
+        lendablePercent: 50,
+        borrowingLimitPercent: 20,
+        limitResponse: { type: 'Queue', queuing: { queues: 8, handSize: 2, queueLengthLimit: 5 } },
+      },
+    },
+  },
   'authentication.k8s.io/v1/tokenreviews': { spec: { token: 'x', audiences: ['a'] } },
   'authentication.k8s.io/v1/selfsubjectreviews': {},
   'authorization.k8s.io/v1/subjectaccessreviews': {
