@@ -105,6 +105,8 @@ export interface ContainerSpec {
   stdin?: boolean;
   stdinOnce?: boolean;
   tty?: boolean;
+  /** A container of the same sandbox whose PID namespace it shares (`targetContainerName`), by id. */
+  targetId?: string;
   /** Relative to the sandbox's `logDirectory`, e.g. `app/0.log`. */
   logPath: string;
   /** A file on the host, mounted at the container's terminationMessagePath by the agent through `mounts`. */
@@ -248,6 +250,8 @@ export interface Shim {
   /** All that this agent's pods have here, ended ones included until removed. Others' workloads are not listed. */
   list(): Promise<{ sandboxes: SandboxStatus[]; containers: ContainerStatus[] }>;
   stats(): Promise<ContainerStats[]>;
+  /** Changes the resources of a running container in place; absent where the runtime cannot. */
+  updateContainer?(containerId: string, resources: Resources): Promise<void>;
   /** After the agent renamed a log file away (rotation): open it anew. */
   reopenLog(containerId: string): Promise<void>;
   /**

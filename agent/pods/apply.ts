@@ -2,7 +2,7 @@
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import type { Container, Pod } from 'kubernetes-types/core/v1.js';
+import type { Container, EphemeralContainer, Pod } from 'kubernetes-types/core/v1.js';
 import type { ContainerSpec, ImageAuth, ImageStatus, Mount, SandboxSpec, Shim } from '../../shims/shim.js';
 import { ShimError } from '../../shims/shim.js';
 import { VolumeError } from '../volumes/payload.js';
@@ -11,6 +11,7 @@ import type { PodContext } from './context.js';
 import { ConfigError, containerEnv, expand } from './env.js';
 import { runHook } from './hooks.js';
 import { type Action, ANNOTATIONS, goDuration, hashOf, LABELS } from './plan.js';
+import { resourcesOf } from './resize.js';
 import { allContainers, containerResources, podResources } from './resources.js';
 import { checkRunAsNonRoot, securitySettings } from './security.js';
 
@@ -118,6 +119,24 @@ export const OPERATIONS: Operations = {
     } catch (e) {
       const f = w.failed(`start:${container}`, e, 'RunContainerError');
       w.event('Warning', 'Failed', `Error: ${f.message}`, container);
+    }
+  },
+
+  async resizeContainer(w, { container, id }) {
+    const c = w.container(container);
+    const key = `resize:${container}`;
+    try {
+      await shimOf(w).updateContainer?.(id, containerResources(w.pod, c, w.host.nodeMemoryBytes));
+      w.failures.delete(key);
+      if (!w.record) return;
+      w.record.resized = {
+        ...w.record.resized,
+        [container]: { id, resources: resourcesOf(c.resources ?? {}) },
+      };
+      await w.saveRecord();
+    } catch (e) {
+      const f = w.failed(key, e, 'Error');
+      w.event('Warning', 'ResizeError', f.message, container);
     }
   },
 
@@ -402,6 +421,7 @@ async function containerSpec(
     ...(devices.length > 0 ? { devices } : {}),
     resources: containerResources(pod, c, host.nodeMemoryBytes),
     security: securitySettings(pod, c),
+    ...targetOf(w, c),
     ...(c.stdin ? { stdin: true } : {}),
     ...(c.stdinOnce ? { stdinOnce: true } : {}),
     ...(c.tty ? { tty: true } : {}),
@@ -413,8 +433,18 @@ async function containerSpec(
       [ANNOTATIONS.grace]: String(pod.spec?.terminationGracePeriodSeconds ?? 30),
       [ANNOTATIONS.terminationMessagePolicy]: c.terminationMessagePolicy ?? 'File',
       [ANNOTATIONS.imageId]: image?.id ?? imageRef,
+      [ANNOTATIONS.resources]: JSON.stringify(resourcesOf(c.resources ?? {})),
     },
   };
+}
+
+/** An ephemeral container may look into another one. */
+function targetOf(w: PodContext, c: Container): { targetId?: string } {
+  const { targetContainerName: name } = c as EphemeralContainer;
+  if (!name) return {};
+  const target = w.seen.containers.find((x) => x.name === name && x.state === 'running');
+  if (!target) throw new ConfigError(`unable to find target container ${name}`);
+  return { targetId: target.id };
 }
 
 /** A file on the host that the container may write its last words to. */

@@ -9,6 +9,7 @@ import type { Config, PodFacts } from './env.js';
 import type { PodObservation } from './observer.js';
 import type { Backoff, Failure, Goal, Picture, Tuning } from './plan.js';
 import type { PodEnd, PodRecord } from './record.js';
+import type { Refusal } from './resize.js';
 
 /** What runs a pod; `runtimeHandler` says to the shim by which of its runtimes, where the RuntimeClass says so. */
 export interface FoundShim {
@@ -37,6 +38,8 @@ export interface Host {
   seen(shim: Shim): Picture['seen'];
   readonly pulls: PullGate | undefined;
   /** Bounds how many pulls run at a time. */
+  /** Why the node cannot give a pod what it asks for now. */
+  refusal(pod: Pod): Refusal | undefined;
   pulling<T>(body: () => Promise<T>): Promise<T>;
   /** The pod is no more. */
   forget(uid: string): void;

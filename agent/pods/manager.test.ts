@@ -4,7 +4,9 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import type { Pod } from 'kubernetes-types/core/v1.js';
 import { afterEach, describe, expect, it } from 'vitest';
+import { deepEqual } from '../../api/meta/json.js';
 import type { PodLogOptions } from '../../api/wire/streams.js';
+import { SCRIPT_ANNOTATION } from '../../shims/fake/fake.js';
 import { ShimError } from '../../shims/shim.js';
 import { override, pod, TestNode } from './testing/node.js';
 
@@ -581,6 +583,94 @@ it('tells the generation that it speaks of, once for every change of the spec', 
   expect(observed()).toBe(1);
   node.apply(at(2, { activeDeadlineSeconds: 5000 }));
   await node.until('seen', () => observed() === 2);
+});
+
+describe('resize', () => {
+  const sized = (cpu: string, memory = '64Mi') => ({ requests: { cpu, memory }, limits: { cpu, memory } });
+  const condition = (p: Pod, type: string) => node.status(p).conditions!.find((c) => c.type === type);
+  const resized = (p: Pod, cpu: string): Pod => ({
+    ...p,
+    spec: { ...p.spec!, containers: p.spec!.containers.map((c) => ({ ...c, resources: sized(cpu) })) },
+  });
+  const has = (p: Pod) => (node.container(p) as { resources?: object })?.resources;
+  const allocatable = () => ({ cpuMilli: 1000, memoryBytes: 2 ** 30, ephemeralStorageBytes: 0 });
+
+  it('changes what runs in place, and an agent that comes anew knows what it has', async () => {
+    node = await new TestNode({ allocatable }).start();
+    const p = pod('sized', [{ resources: sized('100m') }]);
+    node.apply(p);
+    await node.until('running', () => node.container(p)?.state?.running !== undefined);
+    expect(has(p)).toEqual(sized('100m'));
+    const given: object[] = [];
+    node.wrap = (s) =>
+      override(s, {
+        updateContainer: async (id: string, r) => {
+          given.push(r);
+          await s.updateContainer!(id, r);
+        },
+      });
+    await node.restart();
+    node.apply(resized(p, '200m'));
+    await node.until('resized', () => deepEqual(has(p), sized('200m')));
+    expect(given).toEqual([expect.objectContaining({ cpuLimitMilli: 200, memoryLimitBytes: 2 ** 26 })]);
+    expect(node.container(p)).toMatchObject({ restartCount: 0, allocatedResources: sized('200m').requests });
+    await node.restart();
+    await node.advance(20_000);
+    expect(given).toHaveLength(1);
+    expect(condition(p, 'PodResizeInProgress')).toBeUndefined();
+  });
+
+  it('restarts where the policy says so', async () => {
+    node = await new TestNode({ allocatable }).start();
+    const resizePolicy = [{ resourceName: 'cpu', restartPolicy: 'RestartContainer' }];
+    const p = pod('restarted', [{ resources: sized('100m'), resizePolicy } as object], {
+      restartPolicy: 'OnFailure',
+    });
+    node.apply(p);
+    await node.until('running', () => node.container(p)?.state?.running !== undefined);
+    node.apply(resized(p, '200m'));
+    await node.until('restarted', () => node.container(p)?.restartCount === 1);
+    expect(has(p)).toEqual(sized('200m'));
+    expect(node.told('Killing')).toEqual(['Container c0 resize requires restart']);
+  });
+
+  it('waits for room, and says what can never be', async () => {
+    node = await new TestNode({ allocatable }).start();
+    const p = pod('waits', [{ resources: sized('100m') }]);
+    const other = pod('other', [{ resources: sized('700m') }]);
+    node.apply(p, other);
+    await node.until('running', () => node.container(p)?.state?.running !== undefined);
+    node.apply(resized(p, '400m'));
+    await node.until('deferred', () => condition(p, 'PodResizePending') !== undefined);
+    expect(condition(p, 'PodResizePending')).toMatchObject({
+      reason: 'Deferred',
+      message: "Node didn't have enough resource: cpu, requested: 400, used: 700, capacity: 1000",
+    });
+    expect(has(p)).toEqual(sized('100m'));
+    node.apply(resized(p, '4'));
+    await node.until('infeasible', () => condition(p, 'PodResizePending')?.reason === 'Infeasible');
+    node.remove(other);
+    node.apply(resized(p, '400m'));
+    await node.until('resized', () => deepEqual(has(p), sized('400m')), 60_000);
+    expect(condition(p, 'PodResizePending')).toBeUndefined();
+  });
+});
+
+it('an ephemeral container is started once beside the others, and counts for nothing', async () => {
+  node = await new TestNode().start();
+  const p = pod('debugged', [{}]);
+  p.metadata!.annotations![`${SCRIPT_ANNOTATION}debug`] = '{"runMs":5000,"exitCode":3}';
+  node.apply(p);
+  await node.until('running', () => node.container(p)?.state?.running !== undefined);
+  const debug = { name: 'debug', image: 'example.test/debug:1', targetContainerName: 'c0' };
+  node.apply({ ...p, spec: { ...p.spec!, ephemeralContainers: [debug] } } as Pod);
+  const state = () => node.status(p).ephemeralContainerStatuses?.[0]?.state;
+  await node.until('debugging', () => state()?.running !== undefined);
+  await node.until('over', () => state()?.terminated?.exitCode === 3);
+  await node.advance(60_000);
+  expect(node.status(p).ephemeralContainerStatuses).toMatchObject([{ restartCount: 0, ready: false }]);
+  expect(node.status(p).phase).toBe('Running');
+  expect(node.status(p).conditions!.find((c) => c.type === 'Ready')!.status).toBe('True');
 });
 
 describe('probes', () => {

@@ -29,6 +29,7 @@ import {
 import { readLog, rotatedFiles } from './logs.js';
 import { Observer, type PodObservation } from './observer.js';
 import { attemptsOf, podId, type Tuning } from './plan.js';
+import { type Refusal, refusal } from './resize.js';
 import { allContainers } from './resources.js';
 import { type Measured, StatsMeter } from './stats.js';
 import { PodWorker } from './worker.js';
@@ -359,6 +360,7 @@ export class PodManager implements PodHost {
       invalidate: (shim) => this.#observers.get(shim)?.invalidate(),
       seen: (shim) => this.#observers.get(shim)!.seen,
       pulls: this.#o.pulls,
+      refusal: (pod) => this.#refusal(pod),
       pulling: (body) => this.#pulling(body),
       forget: (uid) => this.#forget(uid),
     };
@@ -400,6 +402,16 @@ export class PodManager implements PodHost {
         missing: `Failed to create pod sandbox: runtime "${of}" is not ready: ${health?.message ?? 'no answer'}`,
       };
     return { shim, health, ...(of === handler ? {} : { runtimeHandler: handler }) };
+  }
+
+  #refusal(pod: Pod): Refusal | undefined {
+    const { uid } = pod.metadata ?? {};
+    const others = [...this.#workers.values()].filter((w) => w.uid !== uid && w.present && !w.ending);
+    return refusal(
+      pod,
+      others.map((w) => w.pod),
+      this.#host.facts([]).allocatable,
+    );
   }
 
   async #observe(uid: string, shim: Shim | undefined): Promise<PodObservation & { shim?: Shim }> {
@@ -596,7 +608,10 @@ export class PodManager implements PodHost {
   ): ContainerStatus {
     const started = all.filter((c) => c.state !== 'created');
     const [newest, ...older] = started;
-    const statuses = [...(w.status?.containerStatuses ?? []), ...(w.status?.initContainerStatuses ?? [])];
+    const { containerStatuses, initContainerStatuses, ephemeralContainerStatuses } = w.status ?? {};
+    const statuses = [containerStatuses, initContainerStatuses, ephemeralContainerStatuses].flatMap(
+      (s) => s ?? [],
+    );
     const waiting = statuses.find((s) => s.name === name)?.state?.waiting?.reason;
     if (previous) {
       // While a container waits for its restart, the one that ended is both the last and the previous one.

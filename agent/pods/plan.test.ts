@@ -45,6 +45,7 @@ function world(spec: Partial<NonNullable<Pod['spec']>> = {}, more: Partial<World
     stopped: new Set(),
     settled: false,
     unhealthy: new Map(),
+    actual: new Map(),
     notStarted: new Set(),
     tuning: TUNING,
     ...more,

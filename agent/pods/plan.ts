@@ -3,8 +3,9 @@
  * image, grace) is in it; carrying it out makes no choices. A plan holds only what can begin at once; what is under way
  * (`busy`) is never begun twice, and whatever ends makes a new picture and a new plan.
  */
-import type { Container, Pod } from 'kubernetes-types/core/v1.js';
+import type { Container, Pod, ResourceRequirements } from 'kubernetes-types/core/v1.js';
 import type { ContainerStatus, SandboxStatus } from '../../shims/shim.js';
+import { changes, needsRestart } from './resize.js';
 
 /** Annotations and labels on containers and sandboxes by which a new agent knows them again; the kubelet's own names. */
 export const LABELS = {
@@ -20,6 +21,7 @@ export const ANNOTATIONS = {
   terminationMessagePath: 'io.kubernetes.container.terminationMessagePath',
   terminationMessagePolicy: 'io.kubernetes.container.terminationMessagePolicy',
   imageId: 'coxswain.dev/image-id',
+  resources: 'coxswain.dev/resources',
 } as const;
 
 /** The final phase that the API has of a pod; the desired set carries no other. */
@@ -85,6 +87,8 @@ export interface Picture {
   settled: boolean;
   /** A probe wants this container (by id) restarted; why, and with which grace if not the pod's. */
   unhealthy: ReadonlyMap<string, { why: string; graceSeconds?: number }>;
+  /** CPU and memory that a container (by id) has, where that is known. */
+  actual: ReadonlyMap<string, ResourceRequirements>;
   /** Sidecars that may be passed, by container id: started, and their startup probe succeeded. */
   notStarted: ReadonlySet<string>;
   tuning: Tuning;
@@ -103,6 +107,7 @@ export type Action =
       backoff: Backoff | undefined;
     }
   | { do: 'resumeContainer'; container: string; id: string }
+  | { do: 'resizeContainer'; container: string; id: string }
   | { do: 'stopContainer'; container: string; id: string; graceSeconds: number; why: string }
   | { do: 'settle'; phase: 'Succeeded' | 'Failed'; reason?: string; message?: string }
   | { do: 'stopSandbox'; id: string }
@@ -137,6 +142,8 @@ export function keyOf(a: Action): string {
       return `stop:${a.id}:${a.graceSeconds}`;
     case 'removeContainer':
       return `remove:${a.id}`;
+    case 'resizeContainer':
+      return `resize:${a.id}`;
     case 'stopSandbox':
     case 'removeSandbox':
       return `sandbox:${a.id}`;
@@ -181,8 +188,10 @@ export const RUN: readonly (readonly [name: string, Step])[] = [
   ['volumes', volumes],
   ['images', images],
   ['sandbox', sandbox],
+  ['ephemeral containers', ephemeralContainers],
   ['init containers, one after another', initContainers],
   ['containers', containers],
+  ['resources of what runs', resize],
   ['leftovers of earlier attempts', leftovers],
 ];
 
@@ -223,6 +232,7 @@ export const isSidecar = (c: Container): boolean =>
 
 const initOf = (p: Picture) => p.pod.spec?.initContainers ?? [];
 const mainOf = (p: Picture) => p.pod.spec?.containers ?? [];
+const ephemeralOf = (p: Picture) => (p.pod.spec?.ephemeralContainers ?? []) as Container[];
 const sidecarsOf = (p: Picture) => initOf(p).filter(isSidecar);
 
 /** Name and image, as the kubelet's HashContainer: what else may change in a running pod needs no restart. */
@@ -251,6 +261,8 @@ function verdict(d: Draft, spec: Container, policy: Policy): Verdict {
     if (!here) return { is: 'unwanted', c, why: 'its sandbox is gone' };
     if (changed)
       return { is: 'unwanted', c, why: `Container ${c.name} definition changed, will be restarted` };
+    if (restartsToResize(p, c, spec))
+      return { is: 'unwanted', c, why: `Container ${c.name} resize requires restart` };
     const ill = p.unhealthy.get(c.id);
     return ill === undefined ? { is: 'running', c } : { is: 'unwanted', c, ...ill };
   }
@@ -259,7 +271,7 @@ function verdict(d: Draft, spec: Container, policy: Policy): Verdict {
     if (here && !changed && !failed) return { is: 'created', c };
     return { ...now, notBefore: failed?.retryAt ?? 0 };
   }
-  if (changed) return now;
+  if (changed || restartsToResize(p, c, spec)) return now;
   if (policy === 'Never' || (policy === 'OnFailure' && c.exitCode === 0 && c.state === 'exited'))
     return { is: 'done', c };
   const seen = p.seen.get(c.id);
@@ -278,6 +290,14 @@ function verdict(d: Draft, spec: Container, policy: Policy): Verdict {
     backoff: { delayMs: last ? Math.min(last.delayMs * 2, backoffMaxMs) : backoffBaseMs },
   };
 }
+
+/** What of a container's CPU and memory is not as its spec says. */
+const unsized = (p: Picture, c: ContainerStatus, spec: Container): string[] => {
+  const actual = p.actual.get(c.id);
+  return actual ? changes(actual, spec.resources) : [];
+};
+const restartsToResize = (p: Picture, c: ContainerStatus, spec: Container): boolean =>
+  needsRestart(spec, unsized(p, c, spec));
 
 /** An init container that ended well counts for the sandbox in which it did so. */
 function initVerdict(d: Draft, spec: Container): Verdict {
@@ -300,7 +320,7 @@ function pending(d: Draft, key: string): Failure | undefined {
   return f;
 }
 
-const allOf = (p: Picture): Container[] => [...initOf(p), ...mainOf(p)];
+const allOf = (p: Picture): Container[] => [...initOf(p), ...mainOf(p), ...ephemeralOf(p)];
 
 /** Every container that has no reason of its own yet waits for this one. */
 function allWait(d: Draft, w: Waiting): void {
@@ -377,9 +397,9 @@ function volumes(d: Draft): 'next' | 'wait' {
   return 'wait';
 }
 
-/** The containers whose turn it is: the first unfinished init container, or all the others. */
+/** The containers whose turn it is: the first unfinished init container, or all the others; ephemeral ones at any time, once. */
 function wave(d: Draft): { spec: Container; v: Verdict }[] {
-  const out: { spec: Container; v: Verdict }[] = [];
+  const out = ephemeralOf(d.p).map((spec) => ({ spec, v: verdict(d, spec, 'Never') }));
   const done = initialized(d);
   for (const spec of initOf(d.p)) {
     if (done && !isSidecar(spec)) continue;
@@ -435,6 +455,11 @@ function sandbox(d: Draft): 'next' | 'wait' {
   return 'wait';
 }
 
+function ephemeralContainers(d: Draft): 'next' | 'wait' {
+  for (const { spec, v } of wave(d)) if (ephemeralOf(d.p).includes(spec)) bring(d, spec, v);
+  return 'next';
+}
+
 function initContainers(d: Draft): 'next' | 'wait' {
   if (initOf(d.p).length === 0) return 'next';
   const turn = wave(d);
@@ -446,6 +471,16 @@ function initContainers(d: Draft): 'next' | 'wait' {
 
 function containers(d: Draft): 'next' | 'wait' {
   for (const { spec, v } of wave(d)) if (mainOf(d.p).includes(spec)) bring(d, spec, v);
+  return 'next';
+}
+
+function resize(d: Draft): 'next' | 'wait' {
+  for (const spec of allOf(d.p)) {
+    const c = attemptsOf(d.p.containers, spec.name)[0];
+    if (c?.state !== 'running' || unsized(d.p, c, spec).length === 0) continue;
+    if (verdict(d, spec, 'Always').is === 'running' && !pending(d, `resize:${spec.name}`))
+      d.actions.push({ do: 'resizeContainer', container: spec.name, id: c.id });
+  }
   return 'next';
 }
 

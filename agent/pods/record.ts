@@ -1,5 +1,6 @@
 /** The little that must outlive the agent about a pod and that no runtime keeps: one small file, written rarely. */
 import { join } from 'node:path';
+import type { ResourceRequirements } from 'kubernetes-types/core/v1.js';
 import { readJson, writeDurably } from '../files.js';
 
 export interface PodEnd {
@@ -15,6 +16,8 @@ export interface PodRecord {
   startTime: number;
   /** The restart count of each container, in case the runtime loses its own. */
   attempts: Record<string, number>;
+  /** What containers (by name, and of which id) were given since they were started. */
+  resized?: Record<string, { id: string; resources: ResourceRequirements }>;
   /** It has ended for good and must never run again. */
   end?: PodEnd;
 }
@@ -37,6 +40,7 @@ export async function readRecord(
     name: String(r.name),
     startTime: r.startTime,
     attempts,
+    ...(r.resized && typeof r.resized === 'object' ? { resized: r.resized } : {}),
     ...(ended ? { end: r.end! } : {}),
   };
 }

@@ -4,10 +4,11 @@ import { qosClassOf } from '../../api/kinds/qos.js';
 import { milliQuantity, quantity } from '../../api/meta/quantity.js';
 import type { Resources } from '../../shims/shim.js';
 
-/** Init containers first, in the order in which the kubelet starts them. */
+/** Init containers first, ephemeral ones last. */
 export const allContainers = (pod: Pod): Container[] => [
   ...(pod.spec?.initContainers ?? []),
   ...(pod.spec?.containers ?? []),
+  ...((pod.spec?.ephemeralContainers ?? []) as Container[]),
 ];
 
 const CRITICAL = new Set(['system-node-critical', 'system-cluster-critical']);

@@ -7,11 +7,13 @@ import type {
   Pod,
   PodCondition,
   PodStatus,
+  ResourceRequirements,
 } from 'kubernetes-types/core/v1.js';
 import { rfc3339 } from '../../api/clock.js';
 import { qosClassOf } from '../../api/kinds/qos.js';
 import type { ContainerStatus, SandboxStatus } from '../../shims/shim.js';
 import { ANNOTATIONS, attemptsOf, isSidecar, type Plan } from './plan.js';
+import { changes, type Refusal, resourcesOf } from './resize.js';
 
 export interface StatusInput {
   pod: Pod;
@@ -33,6 +35,11 @@ export interface StatusInput {
   notReady: ReadonlySet<string>;
   /** By container id: the startup probe has not succeeded yet. */
   notStarted: ReadonlySet<string>;
+  /** CPU and memory that containers (by id) have, where that is known. */
+  actual: ReadonlyMap<string, ResourceRequirements>;
+  /** Why a wanted resize is not being done; `pod` then has the resources of before. */
+  refused: Refusal | undefined;
+  failures: ReadonlyMap<string, { message: string }>;
   /** The end, once settled: it overrides the phase. */
   end: { phase: 'Succeeded' | 'Failed'; reason?: string; message?: string } | undefined;
 }
@@ -41,6 +48,11 @@ export function podStatus(i: StatusInput): PodStatus {
   const { pod, end, previous } = i;
   const inits = (pod.spec?.initContainers ?? []).map((c) => containerStatus(i, c, true));
   const mains = (pod.spec?.containers ?? []).map((c) => containerStatus(i, c, false));
+  const ephemeral = (pod.spec?.ephemeralContainers ?? []).map((c) => ({
+    ...containerStatus(i, c as Container, false),
+    // They count for nothing, and nobody waits for them.
+    ready: false,
+  }));
   const phase = end?.phase ?? phaseOf(i, inits, mains);
   const newest = [...i.sandboxes].sort((a, b) => b.attempt - a.attempt)[0];
   const ready = newest?.state === 'ready' ? newest : undefined;
@@ -57,6 +69,7 @@ export function podStatus(i: StatusInput): PodStatus {
     startTime: rfc3339(i.startTime),
     ...(inits.length > 0 ? { initContainerStatuses: inits } : {}),
     containerStatuses: mains,
+    ...(ephemeral.length > 0 ? { ephemeralContainerStatuses: ephemeral } : {}),
     qosClass: qosClassOf(pod),
     ...(end?.reason ? { reason: end.reason } : {}),
     ...(end?.message ? { message: end.message } : {}),
@@ -137,6 +150,7 @@ function containerStatus(i: StatusInput, spec: Container, init: boolean): KConta
     ...(c && c.state !== 'created' ? { containerID: `${i.scheme}://${c.id}` } : {}),
     started,
     ...(c && requests ? { allocatedResources: requests } : {}),
+    ...(c ? { resources: resourcesOf(i.actual.get(c.id) ?? spec.resources ?? {}) } : {}),
   };
 }
 
@@ -187,6 +201,7 @@ function conditions(
     ['ContainersReady', containersReady],
     ['PodScheduled', yes()],
   ];
+  made.push(...resizeConditions(i));
   if (i.end?.reason === 'Evicted')
     made.push(['DisruptionTarget', { ...yes('TerminationByKubelet'), message: i.end.message }]);
   return made.map(([type, c]) => {
@@ -196,6 +211,24 @@ function conditions(
     const since = [old, known].find((x) => x?.status === c.status)?.lastTransitionTime;
     return { type, ...c, lastTransitionTime: since ?? rfc3339(i.now) } as PodCondition;
   });
+}
+
+/** There while a resize waits or is being done, and gone afterwards. */
+function resizeConditions(i: StatusInput): [string, Omit<PodCondition, 'type'>][] {
+  if (i.end) return [];
+  const made: [string, Omit<PodCondition, 'type'>][] = [];
+  if (i.refused) made.push(['PodResizePending', { ...yes(i.refused.reason), message: i.refused.message }]);
+  const unsized = [...(i.pod.spec?.initContainers ?? []), ...(i.pod.spec?.containers ?? [])].filter(
+    (spec) => {
+      const c = attemptsOf(i.containers, spec.name)[0];
+      const actual = c?.state === 'running' ? i.actual.get(c.id) : undefined;
+      return actual && changes(actual, spec.resources).length > 0;
+    },
+  );
+  if (unsized.length === 0) return made;
+  const failure = unsized.map((c) => i.failures.get(`resize:${c.name}`)).find((f) => f !== undefined);
+  made.push(['PodResizeInProgress', failure ? { ...yes('Error'), message: failure.message } : yes()]);
+  return made;
 }
 
 const yes = (reason?: string): Omit<PodCondition, 'type'> => ({

@@ -4,7 +4,7 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Container, Pod, PodStatus } from 'kubernetes-types/core/v1.js';
+import type { Container, Pod, PodStatus, ResourceRequirements } from 'kubernetes-types/core/v1.js';
 import type { ContainerStatus, ShimHealth } from '../../shims/shim.js';
 import { type Shim, ShimError } from '../../shims/shim.js';
 import { OPERATIONS } from './apply.js';
@@ -14,6 +14,7 @@ import type { PodObservation } from './observer.js';
 import {
   type Action,
   ANNOTATIONS,
+  attemptsOf,
   type Backoff,
   endedPhase,
   type Failure,
@@ -28,11 +29,14 @@ import {
 } from './plan.js';
 import { Probes } from './probes.js';
 import { type PodRecord, readRecord, writeRecord } from './record.js';
+import { changes, type Refusal, withResources } from './resize.js';
 import { allContainers } from './resources.js';
 import { podStatus } from './status.js';
 
 const RETRY_BASE_MS = 1000;
 const RETRY_MAX_MS = 60_000;
+/** A resize that waits for room is asked about again after this long. */
+const DEFERRED_MS = 10_000;
 const REPEATED_FREE = 3;
 const REPEATED_MS = 300_000;
 const REPEATED_MAX = 100;
@@ -68,6 +72,10 @@ export class PodWorker implements PodContext {
   life = new AbortController();
 
   #present = false;
+  /** As the API has it; `pod` is what the node grants of it. */
+  #wanted: Pod;
+  #refused: Refusal | undefined;
+  #actual = new Map<string, ResourceRequirements>();
   #failing: Extract<Goal, { kind: 'fail' }> | undefined;
   #loaded = false;
   readonly #busy = new Set<string>();
@@ -87,6 +95,7 @@ export class PodWorker implements PodContext {
     this.host = host;
     this.uid = uid;
     this.pod = pod;
+    this.#wanted = pod;
     this.#probes = new Probes({
       clock: host.clock,
       shim: () => this.shim,
@@ -100,7 +109,8 @@ export class PodWorker implements PodContext {
   desire(pod: Pod | undefined): void {
     this.#present = pod !== undefined;
     const before = this.pod;
-    if (pod) this.pod = pod;
+    if (pod) this.#wanted = pod;
+    this.#grant();
     if (this.volumesUp && shownInVolumes(before) !== shownInVolumes(this.pod)) this.#refreshVolumes();
     if (this.goal().kind !== 'run') this.life.abort(new Error('the pod is being stopped'));
     else if (this.life.signal.aborted && !this.#over) this.life = new AbortController();
@@ -193,6 +203,7 @@ export class PodWorker implements PodContext {
   }
 
   #act(): void {
+    this.#grant();
     this.#probe();
     const picture = this.#picture();
     const next = plan(picture);
@@ -205,9 +216,47 @@ export class PodWorker implements PodContext {
     }
     for (const action of next.actions) this.#begin(action);
     const deadline = this.#deadline();
-    const at = Math.min(next.wakeAt ?? Number.POSITIVE_INFINITY, deadline ?? Number.POSITIVE_INFINITY);
+    const again = this.#refused?.reason === 'Deferred' ? picture.now + DEFERRED_MS : undefined;
+    const at = Math.min(...[next.wakeAt, deadline, again].map((t) => t ?? Number.POSITIVE_INFINITY));
     this.#cancelWake?.();
     if (at !== Number.POSITIVE_INFINITY) this.#wakeIn(at - picture.now);
+  }
+
+  /** Takes over the resources that are wanted now, when the node can give them; otherwise what runs keeps what it has. */
+  #grant(): void {
+    this.#actual = new Map();
+    const held = new Map<string, ResourceRequirements>();
+    const pod = this.#wanted;
+    this.pod = pod;
+    for (const spec of allContainers(pod)) {
+      const c = attemptsOf(this.seen.containers, spec.name)[0];
+      const actual = c && this.#resourcesOf(c);
+      if (!actual) continue;
+      this.#actual.set(c.id, actual);
+      if (changes(actual, spec.resources).length > 0) held.set(spec.name, actual);
+    }
+    const before = this.#refused;
+    this.#refused = held.size > 0 && this.goal().kind === 'run' ? this.#refusal(pod) : undefined;
+    if (this.#refused) this.pod = withResources(pod, held);
+    if (this.#refused && this.#refused.reason !== before?.reason)
+      this.event('Warning', `Resize${this.#refused.reason}`, this.#refused.message);
+  }
+
+  #refusal(pod: Pod): Refusal | undefined {
+    if (this.shim && !this.shim.updateContainer)
+      return {
+        reason: 'Infeasible',
+        message: `the ${this.shim.handler} runtime cannot change what a container has`,
+      };
+    return this.host.refusal(pod);
+  }
+
+  /** What a container was started with or given since. */
+  #resourcesOf(c: ContainerStatus): ResourceRequirements | undefined {
+    const given = this.record?.resized?.[c.name];
+    if (given?.id === c.id) return given.resources;
+    const text = c.annotations[ANNOTATIONS.resources];
+    return text === undefined ? undefined : (JSON.parse(text) as ResourceRequirements);
   }
 
   /** Whatever runs in a pod that shall run is probed; one that ends is left in peace. */
@@ -283,7 +332,8 @@ export class PodWorker implements PodContext {
       namespace: s?.namespace ?? labels?.[LABELS.podNamespace] ?? this.record?.namespace ?? 'default',
       name: s?.name ?? labels?.[LABELS.podName] ?? this.record?.name ?? this.uid,
     };
-    this.pod = { ...this.pod, metadata: { ...this.pod.metadata, ...metadata } };
+    this.#wanted = { ...this.pod, metadata: { ...this.pod.metadata, ...metadata } };
+    this.pod = this.#wanted;
   }
 
   /** Why no runtime here can run the pod; told once. */
@@ -344,6 +394,7 @@ export class PodWorker implements PodContext {
       stopped: this.stopped,
       settled: this.settled !== undefined,
       unhealthy: this.#probes.unhealthy,
+      actual: this.#actual,
       notStarted: this.#probes.notStarted,
       tuning: this.host.tuning,
     };
@@ -418,7 +469,9 @@ export class PodWorker implements PodContext {
   event(type: 'Normal' | 'Warning', reason: string, message: string, container?: string): void {
     const count = type === 'Warning' ? this.#worthTelling(reason, message, container) : 1;
     if (count === 0) return;
-    const init = this.pod.spec?.initContainers?.some((c) => c.name === container);
+    const list = (['initContainers', 'ephemeralContainers'] as const).find((k) =>
+      this.pod.spec?.[k]?.some((c) => c.name === container),
+    );
     const { name, namespace } = this.pod.metadata ?? {};
     this.host.reporter.event({
       involved: {
@@ -426,7 +479,7 @@ export class PodWorker implements PodContext {
         namespace: namespace ?? 'default',
         name: name ?? '',
         uid: this.uid,
-        ...(container ? { fieldPath: `spec.${init ? 'initContainers' : 'containers'}{${container}}` } : {}),
+        ...(container ? { fieldPath: `spec.${list ?? 'containers'}{${container}}` } : {}),
       },
       type,
       reason,
@@ -534,6 +587,9 @@ export class PodWorker implements PodContext {
       messages: this.#messages,
       notReady: this.#probes.notReady,
       notStarted: this.#probes.notStarted,
+      actual: this.#actual,
+      refused: this.#refused,
+      failures: this.failures,
       end: this.settled,
     });
   }

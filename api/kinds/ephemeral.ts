@@ -35,6 +35,13 @@ export function validateEphemeralContainers(
   });
 }
 
+/** What the door lets through. */
+export function withEphemeral(current: PodSpec, wanted: PodSpec): PodSpec {
+  const { ephemeralContainers: _, ...spec } = current;
+  const { ephemeralContainers } = wanted;
+  return ephemeralContainers === undefined ? spec : { ...spec, ephemeralContainers };
+}
+
 /** They come, and never change or go. */
 export function validateEphemeralUpdate(o: Pod, old: Pod): FieldError[] {
   const now = new Map(

@@ -86,6 +86,10 @@ export interface View<T extends KubeObject, S extends KubeObject> {
   keep(o: T, stored?: S): S;
 }
 
+/** Neither is changed; their parts may be shared. */
+// biome-ignore lint/suspicious/noExplicitAny: as a member of T it would keep kinds from being told as Kind<never>
+export type SpecDoor = (current: any, wanted: any) => object;
+
 /** One declaration per kind: every verb, format and tool works from it. */
 export interface Kind<T extends KubeObject = AnyObject> {
   /** '' for the core group. */
@@ -107,8 +111,8 @@ export interface Kind<T extends KubeObject = AnyObject> {
   readonly status: boolean;
   /** Subresources besides `status` through which part of the status is written, e.g. `approval`. */
   readonly statusDoors?: readonly string[];
-  /** Subresources through which one member of the spec is written, and which, e.g. `ephemeralcontainers`. */
-  readonly specDoors?: Readonly<Record<string, string>>;
+  /** Subresources through which part of the spec is written, e.g. `ephemeralcontainers`: what it becomes by what was sent. */
+  readonly specDoors?: Readonly<Record<string, SpecDoor>>;
   /** JSON paths for the `scale` subresource. */
   readonly scale?: { specReplicas: string; statusReplicas: string; labelSelector?: string };
   /** Field selector label → value; `metadata.name` and `metadata.namespace` are always there. */

@@ -31,6 +31,7 @@ import {
   relativePath,
 } from './pod-fields.js';
 import { ENV_FIELDS, fieldRef, resourceRef } from './pod-volumes.js';
+import { validateResizePolicy } from './resize.js';
 import { containerResourceName } from './resource-names.js';
 
 function validateEnv(env: readonly EnvVar[] | undefined, at: string): Errors {
@@ -208,6 +209,7 @@ export function validateContainer(
   volumes: ReadonlySet<string>,
   hostNetwork: boolean,
   init: boolean,
+  podRestartPolicy: string,
 ): Errors {
   const errors = named(c.name, `${at}.name`, dns1123Label);
   if (!c.image) errors.push(required(`${at}.image`));
@@ -219,6 +221,7 @@ export function validateContainer(
   errors.push(...validateEnv(c.env, `${at}.env`), ...validateEnvFrom(c.envFrom, `${at}.envFrom`));
   errors.push(...validateMounts(c.volumeMounts, volumes, `${at}.volumeMounts`));
   errors.push(...validateResources(c.resources, `${at}.resources`));
+  errors.push(...validateResizePolicy(c, at, podRestartPolicy));
   const sidecar = init && c.restartPolicy === 'Always';
   if (init && !sidecar)
     for (const k of ['lifecycle', 'livenessProbe', 'readinessProbe', 'startupProbe'] as const)

@@ -21,8 +21,9 @@ export function validatePodSpec(spec: PodSpec | undefined, at: string): Errors {
   const volumes = new Set((spec.volumes ?? []).map((v) => v.name));
   const names = new Set<string>();
   const host = spec.hostNetwork === true;
+  const restart = spec.restartPolicy ?? 'Always';
   const container = (init: boolean) => (c: Container, f: string) => {
-    const found = validateContainer(c, f, volumes, host, init);
+    const found = validateContainer(c, f, volumes, host, init, restart);
     if (c.name && names.has(c.name)) found.push(duplicate(`${f}.name`, c.name));
     names.add(c.name);
     return found;
@@ -30,7 +31,7 @@ export function validatePodSpec(spec: PodSpec | undefined, at: string): Errors {
   if (!spec.containers?.length) errors.push(required(`${at}.containers`));
   errors.push(...each(spec.containers, `${at}.containers`, container(false)));
   errors.push(...each(spec.initContainers, `${at}.initContainers`, container(true)));
-  const ephemeral = (c: Container, f: string) => validateContainer(c, f, volumes, host, false);
+  const ephemeral = (c: Container, f: string) => validateContainer(c, f, volumes, host, false, restart);
   errors.push(...validateEphemeralContainers(spec, `${at}.ephemeralContainers`, ephemeral));
   errors.push(...hostPortConflicts(spec.containers, `${at}.containers`));
   errors.push(...oneOf(spec.restartPolicy, `${at}.restartPolicy`, RESTART_POLICIES));

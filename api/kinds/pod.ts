@@ -3,11 +3,12 @@ import { humanDuration } from '../meta/duration.js';
 import { forbidden, invalid } from '../meta/field-errors.js';
 import { deepEqual } from '../meta/json.js';
 import { ageColumn, column, nameColumn } from './columns.js';
-import { EPHEMERAL_DOOR, validateEphemeralUpdate } from './ephemeral.js';
+import { EPHEMERAL_DOOR, validateEphemeralUpdate, withEphemeral } from './ephemeral.js';
 import type { FieldError, Kind } from './kind.js';
 import { containersOf, defaultPodSpec } from './pod-defaults.js';
 import { validatePodSpec } from './pod-spec.js';
 import { qosClassOf } from './qos.js';
+import { RESIZE_DOOR, resizedSpec, validateResize } from './resize.js';
 
 const isSidecar = (c: Container): boolean => c.restartPolicy === 'Always';
 
@@ -193,6 +194,12 @@ function validatePodUpdate(o: Pod, old: Pod): FieldError[] {
   return errors;
 }
 
+/** What may change through which door. */
+const UPDATES: Readonly<Record<string, (o: Pod, old: Pod) => FieldError[]>> = {
+  [EPHEMERAL_DOOR]: validateEphemeralUpdate,
+  [RESIZE_DOOR]: validateResize,
+};
+
 export const pods: Kind<Pod> = {
   group: '',
   version: 'v1',
@@ -256,13 +263,12 @@ export const pods: Kind<Pod> = {
   prepareForCreate(o) {
     (o as { status: Pod['status'] }).status = { phase: 'Pending', qosClass: qosClassOf(o) };
   },
-  specDoors: { [EPHEMERAL_DOOR]: 'ephemeralContainers' },
+  specDoors: { [EPHEMERAL_DOOR]: withEphemeral, [RESIZE_DOOR]: resizedSpec },
   validate(o, old) {
     const errors = validatePodSpec(o.spec, 'spec');
     if (!old && o.spec?.ephemeralContainers?.length)
       errors.push(forbidden('spec.ephemeralContainers', 'cannot be set on create'));
     return errors;
   },
-  validateUpdate: (o, old, door) =>
-    door === EPHEMERAL_DOOR ? validateEphemeralUpdate(o, old) : validatePodUpdate(o, old),
+  validateUpdate: (o, old, door) => (UPDATES[door ?? ''] ?? validatePodUpdate)(o, old),
 };

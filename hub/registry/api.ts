@@ -57,7 +57,7 @@ export interface GuardedWrite {
 /** Throws when who writes may not write this; asked on every write, after validation. */
 export type Guard = (ctx: RequestContext, write: GuardedWrite) => void;
 
-export type Subresource = 'status' | 'scale' | 'finalize' | 'approval' | 'ephemeralcontainers';
+export type Subresource = 'status' | 'scale' | 'finalize' | 'approval' | 'ephemeralcontainers' | 'resize';
 
 /** `namespace` absent on a namespaced kind: all namespaces. */
 export interface ListQuery extends ListOptions {

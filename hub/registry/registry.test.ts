@@ -596,6 +596,70 @@ describe('eviction', () => {
   });
 });
 
+describe('resize', () => {
+  const key = { namespace: 'default', name: 'sized' };
+  const list = (cpu: string, memory = '64Mi') => ({ cpu, memory });
+  const sized = (resources: object, more: object = {}) =>
+    ({
+      metadata: { name: 'sized' },
+      spec: { containers: [{ name: 'main', image: 'x', resources, ...more }], restartPolicy: 'OnFailure' },
+    }) as unknown as AnyObject;
+  const resize = (resources: object, more: object = {}) =>
+    registry.patch(
+      ctx(),
+      K(pods),
+      key,
+      PATCH_TYPES.strategic,
+      {
+        metadata: { labels: { other: 'thing' } },
+        spec: { containers: [{ name: 'main', resources, ...more }] },
+      },
+      'resize',
+    ) as Promise<any>;
+  beforeEach(() =>
+    registry.create(ctx(), K(pods), 'default', sized({ requests: list('100m'), limits: list('200m') })),
+  );
+
+  it('changes CPU and memory, and nothing else, through its own door', async () => {
+    const after = await resize({ requests: { cpu: '150m' } }, { image: 'other' });
+    expect(after.spec.containers[0]).toMatchObject({
+      image: 'x',
+      resources: { requests: list('150m'), limits: list('200m') },
+    });
+    expect(after.metadata).toMatchObject({ generation: 2 });
+    expect(after.metadata.labels).toBeUndefined();
+    expect((registry.get(ctx(), K(pods), key, 'resize') as any).spec).toEqual(after.spec);
+  });
+
+  it.each<[object, string]>([
+    [
+      { requests: list('200m'), limits: list('200m') },
+      'Pod QOS Class may not change as a result of resizing',
+    ],
+    [
+      { limits: { cpu: null } },
+      'spec.containers[0].resources.limits: Forbidden: resource limits cannot be removed',
+    ],
+    [
+      { requests: { 'ephemeral-storage': '1Gi' } },
+      'spec: Forbidden: only cpu and memory resources are mutable',
+    ],
+    [{ requests: { cpu: '300m' } }, 'must be less than or equal to cpu limit of 200m'],
+  ])('refuses %j', async (resources, message) => {
+    expect((await failure(() => resize(resources))).message).toContain(message);
+  });
+
+  it('a policy that restarts is none for a pod that never does', async () => {
+    const resizePolicy = [{ resourceName: 'cpu', restartPolicy: 'RestartContainer' }];
+    const never = sized({}, { resizePolicy });
+    (never as any).spec.restartPolicy = 'Never';
+    (never as any).metadata.name = 'never';
+    expect((await failure(() => registry.create(ctx(), K(pods), 'default', never))).message).toContain(
+      "must be 'NotRequired' when `restartPolicy` is 'Never'",
+    );
+  });
+});
+
 describe('ephemeral containers', () => {
   const door = 'ephemeralcontainers';
   const key = { namespace: 'default', name: 'web' };

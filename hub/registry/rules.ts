@@ -63,12 +63,10 @@ export function place(
     next = deepCopy(current);
     setScale(kind, next, wanted);
   }
-  const member = subresource && kind.specDoors?.[subresource];
-  if (member) {
+  const door = subresource && kind.specDoors?.[subresource];
+  if (door) {
     next = deepCopy(current);
-    const { [member]: _, ...spec } = next['spec'] as Plain;
-    const value = (wanted['spec'] as Plain | undefined)?.[member];
-    next['spec'] = value === undefined ? spec : { ...spec, [member]: value };
+    next['spec'] = door(next['spec'], wanted['spec'] ?? {});
   }
   const m = metaOf(next);
   placeInNamespace(kind, m, meta.namespace);

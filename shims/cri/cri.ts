@@ -17,6 +17,7 @@ import type {
   ContainerStatus,
   ImageAuth,
   ImageStatus,
+  Resources,
   SandboxSpec,
   SandboxStatus,
   Shim,
@@ -36,6 +37,7 @@ import {
   CONTAINER_ANNOTATION,
   containerConfig,
   type KeptSandbox,
+  linuxResources,
   OWNER_LABEL,
   SANDBOX_ANNOTATION,
   sandboxConfig,
@@ -606,6 +608,15 @@ export class CriShim implements Shim {
     );
     this.#details.delete(id);
     this.#known.delete(id);
+  }
+
+  async updateContainer(id: string, resources: Resources): Promise<void> {
+    await this.#doing('RunContainerError', `resize container ${id.slice(0, 13)}`, () =>
+      this.#call('UpdateContainerResources', {
+        containerId: id,
+        linux: linuxResources(resources, this.#cgroup2),
+      }),
+    );
   }
 
   async #status(id: string): Promise<CriContainerStatus | undefined> {

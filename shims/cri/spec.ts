@@ -147,7 +147,10 @@ export function containerConfig(
           dropCapabilities: (s.dropCapabilities ?? []).map(capability),
         },
         privileged,
-        namespaceOptions: namespaces(sandbox),
+        namespaceOptions: {
+          ...namespaces(sandbox),
+          ...(c.targetId === undefined ? {} : { pid: 'TARGET', targetId: c.targetId }),
+        },
         ...(uid !== undefined ? { runAsUser: { value: uid } } : {}),
         ...(uid === undefined && options.imageUser?.username
           ? { runAsUsername: options.imageUser.username }

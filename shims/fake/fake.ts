@@ -22,6 +22,7 @@ import type {
   ContainerStatus,
   ImageAuth,
   ImageStatus,
+  Resources,
   SandboxSpec,
   SandboxStatus,
   Shim,
@@ -377,6 +378,13 @@ export class FakeShim implements Shim {
       });
     });
     this.sleeping--;
+  }
+
+  async updateContainer(containerId: string, resources: Resources): Promise<void> {
+    const c = this.#containers.get(containerId);
+    if (!c) throw new ShimError('RunContainerError', `container ${containerId} is not there`);
+    c.spec = { ...c.spec, resources };
+    this.#save('containers', c.id, c);
   }
 
   async #sleep(ms: number): Promise<void> {

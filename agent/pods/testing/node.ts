@@ -152,8 +152,10 @@ export class TestNode {
     });
   }
 
+  /** Adds pods, or takes them in the place of what has their uid. */
   apply(...pods: Pod[]): void {
-    this.pods.push(...pods);
+    const uids = new Set(pods.map((p) => p.metadata?.uid));
+    this.pods = [...this.pods.filter((p) => !uids.has(p.metadata?.uid)), ...pods];
     this.manager.setDesired(this.desired());
   }
 
