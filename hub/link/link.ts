@@ -37,7 +37,7 @@ import { Intake } from './intake.js';
 import { JoinDesk } from './join.js';
 import { type NodeLink, newNodeLink } from './node-link.js';
 import { NodeObjects } from './node-objects.js';
-import { KEY_ANNOTATION } from './nodes.js';
+import { extrasDiffer, KEY_ANNOTATION } from './nodes.js';
 import { pinnedKey, Revocations } from './revocation.js';
 import { QUERY_EVERY_MS, Sender } from './sender.js';
 import { Sessions } from './sessions.js';
@@ -183,6 +183,7 @@ export class HubLink implements NodeStreams, UsageStreams {
     const nodeInformer = this.#informers.of<Node>(nodes).onChange((name, now) => {
       // Deleted and gone: forget it. One that is still linked registers again with its next hello.
       if (!now && !this.isLinked(name)) this.#forget(name);
+      if (now && this.isLinked(name) && extrasDiffer(now)) this.#queue.add(name);
     });
     await this.#informers.start();
     if (!this.#o.revocations) await this.#revocations.start();

@@ -58,15 +58,17 @@ export class NodeObjects {
       incompatible: n.incompatible,
     };
     const plan = planNode(old, facts, this.clock.now());
+    let { resourceVersion } = old?.metadata ?? {};
     if (plan.main) {
-      if (old) await client.update<Node>(nodes, plan.main);
-      else await client.create<Node>(nodes, plan.main);
+      const made = await (old ? client.update(nodes, plan.main) : client.create(nodes, plan.main));
+      resourceVersion = made.metadata!.resourceVersion;
     }
-    if (plan.status) {
-      // Of the status this is the only writer; others may write the rest between the two.
-      const { resourceVersion: _, ...metadata } = plan.status.metadata!;
-      await client.updateStatus<Node>(nodes, { ...plan.status, metadata } as Node);
-    }
+    // Whole, and with its revision: somebody may just have told of resources that only the API knows of.
+    if (plan.status)
+      await client.updateStatus<Node>(nodes, {
+        ...plan.status,
+        metadata: { ...plan.status.metadata, resourceVersion },
+      } as Node);
     if (!old) this.log.info({ node: n.name }, 'node registered');
     n.mayRegister = false;
   }

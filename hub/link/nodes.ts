@@ -1,6 +1,7 @@
 /** The Node object as it follows from an agent's report and the state of its link. Pure. */
 import type { Node, NodeCondition } from 'kubernetes-types/core/v1.js';
 import { rfc3339 } from '../../api/clock.js';
+import { isExtendedResource } from '../../api/kinds/resource-names.js';
 import { DATA_LIMIT, type NodeReport } from '../../api/wire/desired.js';
 import { canonical } from '../../api/wire/set.js';
 import type { Frozen } from '../client.js';
@@ -72,6 +73,23 @@ function conditionsOf(old: Frozen<Node> | undefined, f: NodeFacts, now: string):
     });
 }
 
+type Amounts = Record<string, string>;
+
+/** What somebody says through the API that the node has besides (say, licences): the agent knows nothing of it. */
+function extras(old: Frozen<Node> | undefined, told: Amounts): Amounts {
+  const has = (old?.status?.capacity ?? {}) as Amounts;
+  return Object.fromEntries(
+    Object.entries(has).filter(([name]) => isExtendedResource(name) && told[name] === undefined),
+  );
+}
+
+/** The extended resources of a node are handed out whole, as the kubelet keeps it: all of them, and none that is not there. */
+export function extrasDiffer(node: Frozen<Node>): boolean {
+  const { capacity = {}, allocatable = {} } = (node.status ?? {}) as Record<string, Amounts>;
+  const names = [...Object.keys(capacity), ...Object.keys(allocatable)].filter(isExtendedResource);
+  return names.some((name) => capacity[name] !== allocatable[name]);
+}
+
 export interface NodePlan {
   /** Absent when nothing of metadata and spec changes. */
   main?: Node;
@@ -105,8 +123,8 @@ export function planNode(old: Frozen<Node> | undefined, f: NodeFacts, nowMs: num
     conditions,
     ...(r
       ? {
-          capacity: r.capacity,
-          allocatable: r.allocatable,
+          capacity: { ...extras(old, r.capacity), ...r.capacity },
+          allocatable: { ...extras(old, r.capacity), ...r.allocatable },
           addresses: r.addresses,
           nodeInfo: r.nodeInfo,
           runtimeHandlers: r.runtimeHandlers.map((name) => ({ name })),

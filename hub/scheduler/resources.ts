@@ -30,7 +30,7 @@ export function addAmounts(to: Record<string, number>, more: Amounts, sign: 1 | 
 /**
  * What a pod takes of a node (kubectl's and kubelet's rule, k8s.io/component-helpers resource.PodRequests): the sum of
  * its containers and restartable init containers, or what an init container needs beside the restartable ones started
- * before it, whichever is more; and the runtime's overhead on top.
+ * before it, whichever is more, or what the pod says as a whole; and the runtime's overhead on top.
  */
 export function podRequests(pod: Frozen<Pod>, overhead: Quantities, unstated: Amounts = {}): Amounts {
   const of = (c: Frozen<Container>) => {
@@ -53,6 +53,8 @@ export function podRequests(pod: Frozen<Pod>, overhead: Quantities, unstated: Am
     for (const name in amounts) peak[name] = Math.max(peak[name] ?? 0, amounts[name]!);
   }
   for (const name in peak) total[name] = Math.max(total[name] ?? 0, peak[name]!);
+  // What the pod asks for as a whole takes the place of its containers' sum.
+  Object.assign(total, amountsOf((pod.spec as { resources?: { requests?: Quantities } })?.resources?.requests));
   addAmounts(total, amountsOf(overhead));
   return total;
 }
