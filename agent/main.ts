@@ -134,6 +134,7 @@ export class Agent {
       api: () => registry.get(),
       hostIP: () => node.hostIP(),
       allocatable: () => node.allocatable(),
+      resourcesForPods: () => node.resourcesForPods(),
       pulls: {
         refused: () => this.#link?.refused(),
         pulled: (bytes) => this.#link?.pulled(bytes),

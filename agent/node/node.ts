@@ -108,6 +108,11 @@ export class NodeReporter {
     };
   }
 
+  /** What pods may ask for together, as reported. */
+  resourcesForPods(): Readonly<Record<string, string>> {
+    return this.#resources().allocatable;
+  }
+
   /** Says it all once more, e.g. to a hub that lost it. */
   reportAgain(): void {
     this.#reported = '';

@@ -5,6 +5,7 @@ import type { Log } from '../../api/log.js';
 import type { ImageStatus, Shim, ShimHealth } from '../../shims/shim.js';
 import type { PullGate, Reporter } from '../ports.js';
 import type { Volumes } from '../volumes/volumes.js';
+import type { Rejection } from './admit.js';
 import type { Config, PodFacts } from './env.js';
 import type { PodObservation } from './observer.js';
 import type { Backoff, Failure, Goal, Picture, Tuning } from './plan.js';
@@ -37,9 +38,13 @@ export interface Host {
   invalidate(shim: Shim): void;
   seen(shim: Shim): Picture['seen'];
   readonly pulls: PullGate | undefined;
-  /** Bounds how many pulls run at a time. */
+  /** Resolves when it is known of every pod whether the node has it. */
+  recordsRead(): Promise<unknown>;
+  /** Why the node cannot take on this pod beside those that it has. */
+  rejection(pod: Pod): Rejection | undefined;
   /** Why the node cannot give a pod what it asks for now. */
   refusal(pod: Pod): Refusal | undefined;
+  /** Bounds how many pulls run at a time. */
   pulling<T>(body: () => Promise<T>): Promise<T>;
   /** The pod is no more. */
   forget(uid: string): void;

@@ -15,6 +15,7 @@ import { type NodeUsage, nodeUsage } from '../node/usage.js';
 import type { PodHost, PullGate, Reporter } from '../ports.js';
 import type { Mounter } from '../volumes/mounts.js';
 import { diskUsage, Volumes } from '../volumes/volumes.js';
+import { rejection } from './admit.js';
 import type { FoundShim, Host } from './context.js';
 import type { Config, PodFacts } from './env.js';
 import {
@@ -51,6 +52,8 @@ export interface PodManagerOptions {
   hostIP?: () => string;
   /** What containers without limits may see as theirs. */
   allocatable?: () => PodFacts['allocatable'];
+  /** What pods may ask for together, by resource, as the node reports it; absent: as much as they like. */
+  resourcesForPods?: () => Readonly<Record<string, string>>;
   nodeMemoryBytes?: number;
   /** CrashLoopBackOff; default 10 s, 5 min, forgotten after 10 min. */
   tuning?: Partial<Tuning>;
@@ -361,6 +364,15 @@ export class PodManager implements PodHost {
       seen: (shim) => this.#observers.get(shim)!.seen,
       pulls: this.#o.pulls,
       refusal: (pod) => this.#refusal(pod),
+      recordsRead: () => Promise.all([...this.#workers.values()].map((w) => w.read)),
+      rejection: (pod) => {
+        const others = [...this.#workers.values()].filter((w) => w.holds && w.uid !== pod.metadata?.uid);
+        return rejection(
+          pod,
+          others.map((w) => w.pod),
+          this.#o.resourcesForPods?.(),
+        );
+      },
       pulling: (body) => this.#pulling(body),
       forget: (uid) => this.#forget(uid),
     };

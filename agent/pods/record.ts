@@ -7,6 +7,8 @@ export interface PodEnd {
   phase: 'Succeeded' | 'Failed';
   reason?: string;
   message?: string;
+  /** The node never took it on. */
+  rejected?: true;
 }
 
 export interface PodRecord {

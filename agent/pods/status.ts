@@ -13,6 +13,7 @@ import { rfc3339 } from '../../api/clock.js';
 import { qosClassOf } from '../../api/kinds/qos.js';
 import type { ContainerStatus, SandboxStatus } from '../../shims/shim.js';
 import { ANNOTATIONS, attemptsOf, isSidecar, type Plan } from './plan.js';
+import type { PodEnd } from './record.js';
 import { changes, type Refusal, resourcesOf } from './resize.js';
 
 export interface StatusInput {
@@ -41,7 +42,7 @@ export interface StatusInput {
   refused: Refusal | undefined;
   failures: ReadonlyMap<string, { message: string }>;
   /** The end, once settled: it overrides the phase. */
-  end: { phase: 'Succeeded' | 'Failed'; reason?: string; message?: string } | undefined;
+  end: PodEnd | undefined;
 }
 
 export function podStatus(i: StatusInput): PodStatus {
@@ -67,9 +68,9 @@ export function podStatus(i: StatusInput): PodStatus {
     ...(i.hostIP ? { hostIP: i.hostIP, hostIPs: [{ ip: i.hostIP }] } : {}),
     ...(ips.length > 0 ? { podIP: ips[0]!, podIPs: ips.map((ip) => ({ ip })) } : {}),
     startTime: rfc3339(i.startTime),
-    ...(inits.length > 0 ? { initContainerStatuses: inits } : {}),
-    containerStatuses: mains,
     ...(ephemeral.length > 0 ? { ephemeralContainerStatuses: ephemeral } : {}),
+    ...(inits.length > 0 && !end?.rejected ? { initContainerStatuses: inits } : {}),
+    ...(end?.rejected ? {} : { containerStatuses: mains }),
     qosClass: qosClassOf(pod),
     ...(end?.reason ? { reason: end.reason } : {}),
     ...(end?.message ? { message: end.message } : {}),

@@ -78,6 +78,11 @@ export class PodWorker implements PodContext {
   #actual = new Map<string, ResourceRequirements>();
   #failing: Extract<Goal, { kind: 'fail' }> | undefined;
   #loaded = false;
+  #markRead!: () => void;
+  /** Whether there is a record of it is known. */
+  readonly read = new Promise<void>((resolve) => {
+    this.#markRead = resolve;
+  });
   readonly #busy = new Set<string>();
   readonly #messages = new Map<string, string>();
   #waiting: Record<string, Waiting> = {};
@@ -191,6 +196,7 @@ export class PodWorker implements PodContext {
     try {
       await this.#load();
       await this.#look();
+      await this.#takeOn();
       this.#readFailures = 0;
     } catch (e) {
       this.host.log.warn({ pod: podId(this.pod), err: (e as Error).message }, 'cannot see the pod');
@@ -275,15 +281,22 @@ export class PodWorker implements PodContext {
     this.#cancelWake = this.host.clock.after(Math.max(0, ms), () => this.kick());
   }
 
-  /** Reads the record once; a pod that is new gets one. */
   async #load(): Promise<void> {
     if (this.#loaded) return;
-    const dir = this.host.podDir(this.uid);
-    this.record = await readRecord(dir, (path, why) =>
-      this.host.log.error({ path, why }, 'a pod record could not be read and was set aside'),
-    );
-    this.#loaded = true;
+    try {
+      this.record = await readRecord(this.host.podDir(this.uid), (path, why) =>
+        this.host.log.error({ path, why }, 'a pod record could not be read and was set aside'),
+      );
+      this.#loaded = true;
+    } finally {
+      this.#markRead();
+    }
+  }
+
+  /** A pod that is new gets a record, or is turned away. */
+  async #takeOn(): Promise<void> {
     if (this.record || !this.#present) return;
+    await this.host.recordsRead();
     const since = Date.parse(this.pod.status?.startTime ?? '');
     this.record = {
       namespace: this.pod.metadata?.namespace ?? 'default',
@@ -291,7 +304,21 @@ export class PodWorker implements PodContext {
       startTime: Number.isNaN(since) ? Math.floor(this.host.clock.now() / 1000) * 1000 : since,
       attempts: {},
     };
+    // Of what was begun before only the record was lost.
+    const begun = this.seen.sandboxes.length + this.seen.containers.length > 0;
+    const no = begun || this.pod.metadata?.deletionTimestamp ? undefined : this.host.rejection(this.pod);
+    if (no) {
+      const { reason } = no;
+      this.event('Warning', reason, no.message);
+      const message = `Pod was rejected: ${no.message}`;
+      this.record.end = { phase: 'Failed', reason, message, rejected: true };
+    }
     this.saveRecord();
+  }
+
+  /** It has what it asks for of the node. */
+  get holds(): boolean {
+    return this.record !== undefined && !this.#over && !this.settled;
   }
 
   /** Writes the record; it is a help, not a truth, so a full disk does not stop the pod. */

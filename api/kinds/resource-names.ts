@@ -32,7 +32,8 @@ export const isNativeResource = (name: string): boolean =>
 export const isStandardQuotaResource = (name: string): boolean => QUOTA.has(name) || isHugePages(name);
 
 /** Resources that are handed out whole, such as devices. */
-export const isExtendedResource = (name: string): boolean => !isNativeResource(name) && !name.startsWith('requests.');
+export const isExtendedResource = (name: string): boolean =>
+  !isNativeResource(name) && !name.startsWith('requests.');
 
 /** More may be promised of these than is there. */
 export const mayBeOvercommitted = (name: string): boolean =>
@@ -80,7 +81,10 @@ export function resourceAmount(name: string, amount: string, field: string): Fie
   const errors: FieldError[] = [];
   if (compareQuantity(amount, '0') < 0)
     errors.push(invalid(field, amount, 'must be greater than or equal to 0'));
-  if ((COUNTED.includes(name) || isExtendedResource(name)) && parseQuantity(amount).nanos % 1_000_000_000n !== 0n)
+  if (
+    (COUNTED.includes(name) || isExtendedResource(name)) &&
+    parseQuantity(amount).nanos % 1_000_000_000n !== 0n
+  )
     errors.push(invalid(field, amount, 'must be an integer'));
   return errors;
 }
