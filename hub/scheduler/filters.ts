@@ -5,7 +5,7 @@ import { type Labels, matchesRequirement } from '../../api/meta/selector.js';
 import type { Frozen } from '../client.js';
 import { isTolerated, MEMORY_PRESSURE, UNSCHEDULABLE } from '../taints.js';
 import { isBestEffort } from './resources.js';
-import type { HostPort, Ledger, NodeInfo, PodInfo } from './snapshot.js';
+import type { HostPort, NodeInfo, Places, PodInfo } from './snapshot.js';
 import { type TopologyRules, topologyRules } from './topology.js';
 
 /** A node has this label, with the value `true`, for each RuntimeClass handler that works on it. */
@@ -26,7 +26,7 @@ export interface Wishes {
 export function wishesOf(
   pod: PodInfo,
   runtimeClass: Frozen<RuntimeClass> | undefined,
-  ledger: Ledger,
+  ledger: Places,
 ): Wishes {
   const spec = pod.pod.spec;
   const tolerations = [...(spec?.tolerations ?? []), ...(runtimeClass?.scheduling?.tolerations ?? [])];

@@ -1,4 +1,5 @@
 import fc from 'fast-check';
+import type { PodDisruptionBudget } from 'kubernetes-types/policy/v1.js';
 import { describe, expect, it } from 'vitest';
 import { aNode, aPod } from '../testing/objects.js';
 import { objection, wishesOf } from './filters.js';
@@ -53,6 +54,66 @@ describe('preemption', () => {
     ledger.nominate(pod('first', 10, 3), 'a');
     expect(outcome(pod('p', 10, 2), ledger)).toBe('nowhere');
     expect(outcome(pod('q', 11, 4), ledger)).toBe('a: x');
+  });
+
+  it('disrupts no more than budgets allow, unless nothing else helps', () => {
+    const budget = (
+      disruptionsAllowed: number,
+      disruptedPods?: Record<string, string>,
+    ): PodDisruptionBudget => ({
+      metadata: { name: 'b', namespace: 'default' },
+      spec: { selector: { matchLabels: { app: 'guarded' } } },
+      status: {
+        disruptionsAllowed,
+        currentHealthy: 1,
+        desiredHealthy: 1,
+        expectedPods: 1,
+        ...(disruptedPods ? { disruptedPods } : {}),
+      },
+    });
+    const guarded = (name: string, priority: number, gi: number): PodInfo => {
+      const p = pod(name, priority, gi);
+      return { ...p, pod: { ...p.pod, metadata: { ...p.pod.metadata, labels: { app: 'guarded' } } } };
+    };
+    const victims = (ledger: Ledger, gi: number, ...budgets: PodDisruptionBudget[]) =>
+      preempt(pod('p', 10, gi), undefined, ledger, budgets)!
+        .victims.map((v) => v.uid)
+        .join(' ');
+    const two = cluster({ a: [guarded('x', 0, 2), pod('y', 5, 2)] });
+    expect(victims(two, 2)).toBe('x');
+    expect(victims(two, 2, budget(0))).toBe('y');
+    expect(victims(two, 2, budget(1))).toBe('x');
+    expect(victims(two, 2, budget(0, { x: '2024-01-01T00:00:00Z' }))).toBe('x');
+    expect(victims(two, 4, budget(0))).toBe('y x');
+    const nodes = cluster({ a: [guarded('x', 0, 4)], b: [pod('y', 5, 4)] });
+    expect(victims(nodes, 4, budget(0))).toBe('y');
+  });
+
+  it('makes room by whom the pod must be apart from, or evenly spread with', () => {
+    const labelled = (name: string, priority: number, gi: number, spec: object = {}): PodInfo => {
+      const p = pod(name, priority, gi);
+      const labels = { app: 'web' };
+      return {
+        ...p,
+        pod: { ...p.pod, metadata: { ...p.pod.metadata, labels }, spec: { ...p.pod.spec!, ...spec } },
+      };
+    };
+    const term = { topologyKey: 'kubernetes.io/hostname', labelSelector: { matchLabels: { app: 'web' } } };
+    const REQUIRED = 'requiredDuringSchedulingIgnoredDuringExecution';
+    const apart = { affinity: { podAntiAffinity: { [REQUIRED]: [term] } } };
+    expect(outcome(labelled('p', 10, 1, apart), cluster({ a: [labelled('x', 0, 1), pod('y', 0, 1)] }))).toBe(
+      'a: x',
+    );
+    expect(outcome(labelled('p', 10, 1), cluster({ a: [labelled('x', 0, 1, apart)] }))).toBe('a: x');
+    const spread = {
+      topologySpreadConstraints: [{ ...term, maxSkew: 1, whenUnsatisfiable: 'DoNotSchedule' }],
+    };
+    const uneven = cluster({
+      a: [labelled('x', 20, 4)],
+      b: [labelled('u', 1, 1), labelled('v', 2, 1), labelled('w', 3, 1)],
+    });
+    // One more Gi would be enough for it, but then b had two more than a.
+    expect(outcome(labelled('p', 10, 2, spread), uneven)).toBe('b: v u');
   });
 
   it('takes only who matters less, makes the pod fit, and nobody in vain', () => {

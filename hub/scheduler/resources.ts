@@ -54,7 +54,10 @@ export function podRequests(pod: Frozen<Pod>, overhead: Quantities, unstated: Am
   }
   for (const name in peak) total[name] = Math.max(total[name] ?? 0, peak[name]!);
   // What the pod asks for as a whole takes the place of its containers' sum.
-  Object.assign(total, amountsOf((pod.spec as { resources?: { requests?: Quantities } })?.resources?.requests));
+  Object.assign(
+    total,
+    amountsOf((pod.spec as { resources?: { requests?: Quantities } })?.resources?.requests),
+  );
   addAmounts(total, amountsOf(overhead));
   return total;
 }

@@ -1,6 +1,6 @@
 import type { Node, Pod } from 'kubernetes-types/core/v1.js';
 import { type Clock, rfc3339, sleep } from '../../api/clock.js';
-import { nodes, pods, runtimeClasses } from '../../api/kinds/index.js';
+import { nodes, podDisruptionBudgets, pods, runtimeClasses } from '../../api/kinds/index.js';
 import type { Log } from '../../api/log.js';
 import { isApiError } from '../../api/meta/errors.js';
 import { parseKey } from '../../api/meta/object.js';
@@ -30,6 +30,7 @@ const MAX_BINDING = 128;
 const RETRY_FIRST_MS = 100;
 const RETRY_MAX_MS = 10_000;
 const BIND_RETRY_MS = 1_000;
+const PREEMPTED = 'PreemptionByScheduler';
 
 /** What a freed place on a node can help against. */
 const HELPED_BY_ROOM = new Set<FilterName>([
@@ -206,10 +207,10 @@ export class Scheduler {
     if (info.pod.spec?.preemptionPolicy === 'Never') return null;
     const before = this.#ledger.nominatedTo(info.uid);
     const leaving = [...((before && this.#ledger.nodes.get(before)?.pods.values()) || [])];
-    const onItsWay = (p: PodInfo) =>
-      p.pod.metadata?.deletionTimestamp !== undefined && priorityOf(p) < priorityOf(info);
+    const onItsWay = (p: PodInfo) => makesRoom(p.pod) && priorityOf(p) < priorityOf(info);
     if (before && leaving.some(onItsWay)) return before;
-    const way = preempt(info, this.#runtimeClass(info.pod), this.#ledger);
+    const { items: budgets } = await this.o.client.list(podDisruptionBudgets);
+    const way = preempt(info, this.#runtimeClass(info.pod), this.#ledger, budgets);
     if (!way) {
       this.#ledger.unnominate(info.uid);
       return null;
@@ -219,7 +220,7 @@ export class Scheduler {
       const { namespace, name } = parseKey(victim.key);
       const why = `${this.#name}: preempting to accommodate a higher priority pod`;
       const at = rfc3339(this.o.clock.now());
-      await noteDisruption(this.o.client, victim.pod, 'PreemptionByScheduler', why, at);
+      await noteDisruption(this.o.client, victim.pod, PREEMPTED, why, at);
       try {
         await this.o.client.delete(pods, { namespace, name }, { uid: victim.uid });
       } catch (e) {
@@ -318,6 +319,11 @@ export class Scheduler {
 }
 
 const hasEnded = (p: Frozen<Pod>) => p.status?.phase === 'Succeeded' || p.status?.phase === 'Failed';
+
+/** Ends because it was pushed aside; one that somebody else deleted need not have been in the way. */
+const makesRoom = (p: Frozen<Pod>) =>
+  p.metadata?.deletionTimestamp !== undefined &&
+  (p.status?.conditions ?? []).some((c) => c.type === 'DisruptionTarget' && c.reason === PREEMPTED);
 
 const specOf = (p: Frozen<Pod>) => JSON.stringify([p.spec, p.metadata?.labels]);
 

@@ -113,13 +113,19 @@ export class NodeInfo {
   }
 }
 
+/** Who is where. */
+export interface Places {
+  readonly nodes: ReadonlyMap<string, NodeInfo>;
+  /** Pods with required anti-affinity, which later pods must respect. */
+  readonly antiAffine: ReadonlyMap<string, { node: string; pod: PodInfo }>;
+}
+
 /**
  * Who is where, with pods counted from the moment their binding is decided: a burst of bindings is never decided on
  * room that the one before has taken.
  */
-export class Ledger {
+export class Ledger implements Places {
   readonly nodes = new Map<string, NodeInfo>();
-  /** Pods with required anti-affinity, which later pods must respect. */
   readonly antiAffine = new Map<string, { node: string; pod: PodInfo }>();
   /** Pods that wait for a place that others are leaving for them. */
   readonly #nominated = new Map<string, { node: string; pod: PodInfo }>();
@@ -169,6 +175,16 @@ export class Ledger {
       crowded.add(n.pod);
     }
     return crowded ?? node;
+  }
+
+  /** As things would be with the node so. */
+  seenWith(node: NodeInfo): Places {
+    const gone = ({ node: at, pod }: { node: string; pod: PodInfo }) =>
+      at === node.name && !node.pods.has(pod.uid);
+    return {
+      nodes: new Map(this.nodes).set(node.name, node),
+      antiAffine: new Map([...this.antiAffine].filter(([, p]) => !gone(p))),
+    };
   }
 
   isAssumed(uid: string): boolean {

@@ -1,15 +1,17 @@
 import type { PodAffinityTerm, TopologySpreadConstraint } from 'kubernetes-types/core/v1.js';
 import { type Labels, matchesSelector } from '../../api/meta/selector.js';
 import type { Frozen } from '../client.js';
-import type { Ledger, NodeInfo, PodInfo } from './snapshot.js';
+import type { NodeInfo, Places, PodInfo } from './snapshot.js';
 
 /** Rules about where a pod may be in relation to other pods, counted once per pod and then held against each node. */
 export interface TopologyRules {
+  /** There are none. */
+  readonly none?: true;
   spread(node: NodeInfo): string | undefined;
   affinity(node: NodeInfo): string | undefined;
 }
 
-const NO_RULES: TopologyRules = { spread: () => undefined, affinity: () => undefined };
+const NO_RULES: TopologyRules = { none: true, spread: () => undefined, affinity: () => undefined };
 
 const labelsOf = (p: PodInfo): Labels => (p.pod.metadata?.labels ?? {}) as Labels;
 
@@ -23,7 +25,7 @@ function termMatches(term: Frozen<PodAffinityTerm>, from: PodInfo, p: PodInfo): 
 }
 
 /** Values of the term's topology key on nodes with a pod that the term matches. */
-function valuesWith(ledger: Ledger, term: Frozen<PodAffinityTerm>, from: PodInfo): Set<string> {
+function valuesWith(ledger: Places, term: Frozen<PodAffinityTerm>, from: PodInfo): Set<string> {
   const values = new Set<string>();
   for (const node of ledger.nodes.values()) {
     const value = node.labels[term.topologyKey];
@@ -43,7 +45,7 @@ function valuesWith(ledger: Ledger, term: Frozen<PodAffinityTerm>, from: PodInfo
  */
 export function topologyRules(
   pod: PodInfo,
-  ledger: Ledger,
+  ledger: Places,
   eligible: (n: NodeInfo) => boolean,
 ): TopologyRules {
   const spec = pod.pod.spec;
@@ -99,7 +101,7 @@ export function topologyRules(
 function countDomains(
   c: Frozen<TopologySpreadConstraint>,
   pod: PodInfo,
-  ledger: Ledger,
+  ledger: Places,
   eligible: (n: NodeInfo) => boolean,
 ): { counts: Map<string, number>; least: number; self: number } {
   const counts = new Map<string, number>();
