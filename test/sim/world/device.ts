@@ -166,6 +166,7 @@ export class SimDevice {
       dataDir,
       hostIP: () => node.hostIP(),
       allocatable: () => node.allocatable(),
+      resourcesForPods: () => node.resourcesForPods(),
       nodeMemoryBytes: 8e9,
       nodeUsage: () => ({ cpuNanos: agent.monotonic() * 1e6, memoryBytes: 1e9 }),
       mounter: noMounts,
