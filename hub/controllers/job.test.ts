@@ -264,11 +264,16 @@ describe('Jobs', () => {
         fc.array(arbStep, { maxLength: 5 }),
         async (seed, indexed, completions, steps) => {
           const random = seeded(seed);
+          let succeeding = 0;
           const c = await cluster(
             {
               seed,
               chaos: { delayMs: 300, refuse: 0.05, loseAnswer: 0.05, expire: 0.02 },
-              fate: () => (random() < 0.25 ? 'fails' : 'succeeds'),
+              fate: () => {
+                if (random() < 0.25) return 'fails';
+                succeeding++;
+                return 'succeeds';
+              },
             },
             job({
               completions,
@@ -293,17 +298,18 @@ describe('Jobs', () => {
             await c.until('over', () => over(c), 3_600_000);
             const j = await get(c);
             expect((await conditions(c)).at(-1)).toBe('Complete:CompletionsReached');
-            expect(j.status!.succeeded).toBe(completions);
+            // A pod whose creation was told to have failed is one too many, and may succeed before it is found.
+            const { succeeded } = j.status!;
+            expect(succeeded).toBeGreaterThanOrEqual(completions);
+            expect(succeeded).toBeLessThanOrEqual(indexed ? completions : succeeding);
             if (indexed)
               expect(countIndexes(parseIndexes(j.status!.completedIndexes, completions))).toBe(completions);
             expect(j.status!.uncountedTerminatedPods ?? {}).toEqual({});
             const done = (await c.list(pods)).filter((p) => p.status?.phase === 'Succeeded');
             if (!steps.some((s) => 'kill' in s.what)) expect(done.length).toBeGreaterThanOrEqual(completions);
-            await c.run(30_000);
-            expect((await c.list(pods)).some((p) => p.metadata!.finalizers?.includes(TRACKING))).toBe(false);
-            const before = c.registry.resourceVersion;
-            await c.run(60_000);
-            expect(c.registry.resourceVersion).toBe(before);
+            await c.rests(
+              async () => !(await c.list(pods)).some((p) => p.metadata!.finalizers?.includes(TRACKING)),
+            );
           } finally {
             await c.stop();
           }

@@ -5,9 +5,9 @@ import { dirname, join, resolve } from 'node:path';
 import { forgetMemory } from '../../../agent/volumes/volumes.js';
 import { kubectlPath } from './needs.js';
 
+const REPO = process.env['COX_REPO'] ?? resolve(import.meta.dirname, '../../..');
 /** The real program, as a user starts it from a checkout: `npm run build` has made it. */
-export const COX = resolve(import.meta.dirname, '../../../cli/cox.js');
-const REPO = resolve(import.meta.dirname, '../../..');
+export const COX = join(REPO, 'cli/cox.js');
 
 /** A fresh directory with a short path (unix socket paths are limited to 107 bytes). */
 export const scratch = (name: string): string => mkdtempSync(join(tmpdir(), `cox-${name}-`));
