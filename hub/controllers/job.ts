@@ -76,9 +76,9 @@ export function jobLoop(ctx: Context, keys: Keys): Reconcile {
   const tell = (j: J, type: 'Normal' | 'Warning', reason: string, message: string) =>
     events.tell(jobs, j as Job, type, reason, message);
 
-  async function untrack(p: P): Promise<boolean> {
+  async function untrack(p: P): Promise<void> {
     const { namespace, name, uid, finalizers = [] } = p.metadata!;
-    if (!isTracked(p)) return true;
+    if (!isTracked(p)) return;
     gone.add(uid!);
     try {
       await ifThere(
@@ -88,17 +88,15 @@ export function jobLoop(ctx: Context, keys: Keys): Reconcile {
           { metadata: { uid, finalizers: finalizers.filter((f) => f !== TRACKING) } },
         ),
       );
-      return true;
     } catch (e) {
       gone.delete(uid!);
       // Another pod of the name.
-      if (isApiError(e, 'Conflict')) return true;
-      throw e;
+      if (!isApiError(e, 'Conflict')) throw e;
     }
   }
 
   /** A pod that no Job will count any more is not kept for it. */
-  async function release(key: string): Promise<void> {
+  async function releaseOrphan(key: string): Promise<void> {
     const p = allPods.get(key);
     if (!p || !isTracked(p)) return;
     const c = controllerOf(p);
@@ -145,7 +143,13 @@ export function jobLoop(ctx: Context, keys: Keys): Reconcile {
   }
 
   /** Pods that may be let go of, each with what it counts as. */
-  function countable(j: J, mine: readonly P[], v: View, over: JobCondition | undefined) {
+  function countable(
+    j: J,
+    mine: readonly P[],
+    letGo: ReadonlySet<string>,
+    v: View,
+    over: JobCondition | undefined,
+  ) {
     const { uncountedTerminatedPods: known } = j.status ?? {};
     const done: P[] = [];
     const ok = [...(known?.succeeded ?? [])];
@@ -154,7 +158,7 @@ export function jobLoop(ctx: Context, keys: Keys): Reconcile {
     const failing = over !== undefined && over.type !== 'SuccessCriteriaMet';
     for (const p of mine) {
       const uid = p.metadata!.uid!;
-      if (!isTracked(p) || gone.has(uid)) continue;
+      if (!isTracked(p) || letGo.has(uid)) continue;
       const failed = isFailed(j, p);
       const succeeded = p.status?.phase === 'Succeeded';
       const index = indexOf(j, p);
@@ -175,7 +179,7 @@ export function jobLoop(ctx: Context, keys: Keys): Reconcile {
       ok,
       bad,
       indexes,
-      all: done.length === mine.filter((p) => isTracked(p) && !gone.has(p.metadata!.uid!)).length,
+      all: done.length === mine.filter((p) => isTracked(p) && !letGo.has(p.metadata!.uid!)).length,
     };
   }
 
@@ -202,7 +206,7 @@ export function jobLoop(ctx: Context, keys: Keys): Reconcile {
 
   return async (key) => {
     if (key.startsWith(ORPHAN)) {
-      await release(key.slice(ORPHAN.length));
+      await releaseOrphan(key.slice(ORPHAN.length));
       return undefined;
     }
     const j = all.get(key);
@@ -215,6 +219,13 @@ export function jobLoop(ctx: Context, keys: Keys): Reconcile {
     if ((written.get(key) ?? 0) > Number(all.revision)) return CATCH_UP_MS;
     const now = clock.now();
     const wait = control.expectations.wait(key);
+    // As of the pods that we look at. While we wait for writes their informer goes on and empties `gone`; to take `mine`
+    // for held again then would count them twice.
+    const letGo = new Set(gone);
+    const release = async (p: P) => {
+      await untrack(p);
+      letGo.add(p.metadata!.uid!);
+    };
     const mine = await claim(
       client,
       jobs,
@@ -224,7 +235,7 @@ export function jobLoop(ctx: Context, keys: Keys): Reconcile {
       allPods.by('orphans', j.metadata!.namespace!),
       { finalizer: TRACKING },
     );
-    const v = viewOf(j, mine, gone);
+    const v = viewOf(j, mine, letGo);
     const row = failuresAfter(failures.get(key) ?? NO_FAILURES, v.newSucceeded, v.newFailed, now);
     let status: JobStatus = deepCopy(j.status ?? {}) as JobStatus;
     if (!status.startTime && !isSuspended(j)) status.startTime = rfc3339(now);
@@ -238,8 +249,8 @@ export function jobLoop(ctx: Context, keys: Keys): Reconcile {
     let failure: unknown;
     let again = 0;
     const conditions = [...(status.conditions ?? [])];
-    const remove = async (doomed: readonly P[], release = false) => {
-      for (const p of release ? doomed : []) await untrack(p);
+    const remove = async (doomed: readonly P[], uncounted = false) => {
+      for (const p of uncounted ? doomed : []) await release(p);
       await control.delete(j, doomed);
       running -= doomed.length;
       terminating += doomed.length;
@@ -283,9 +294,9 @@ export function jobLoop(ctx: Context, keys: Keys): Reconcile {
 
     // First what ended is written down, then it is let go of, then it is counted: each once, whatever happens between.
     const held = () =>
-      new Set(mine.filter((p) => isTracked(p) && !gone.has(p.metadata!.uid!)).map((p) => p.metadata!.uid!));
+      new Set(mine.filter((p) => isTracked(p) && !letGo.has(p.metadata!.uid!)).map((p) => p.metadata!.uid!));
     status = counted(status, held(), j);
-    const count = countable({ ...j, status } as J, mine, v, over);
+    const count = countable({ ...j, status } as J, mine, letGo, v, over);
     const lists = { succeeded: count.ok, failed: count.bad };
     status.uncountedTerminatedPods = {
       ...(lists.succeeded.length ? { succeeded: lists.succeeded } : {}),
@@ -307,7 +318,7 @@ export function jobLoop(ctx: Context, keys: Keys): Reconcile {
     if (conditions.length) status.conditions = conditions;
     let current = await write(j, status);
     failures.set(key, row);
-    const freed = await Promise.allSettled(count.done.map(untrack));
+    const freed = await Promise.allSettled(count.done.map(release));
     status = counted(deepCopy(current.status) as JobStatus, held(), j);
     const { succeeded = [], failed = [] } = status.uncountedTerminatedPods ?? {};
     const finished = over && count.all && !succeeded.length && !failed.length && !terminating;

@@ -108,7 +108,13 @@ async function main(): Promise<number> {
       `--kubeconfig=${system.hub.kubeconfig}`,
       `--kubectl-path=${kubectlPath('1.36')}`,
       `--report-dir=${report}`,
-      ...['--provider=skeleton', '--disable-log-dump', '--dump-logs-on-failure=false', '--ginkgo.no-color', '--ginkgo.silence-skips'],
+      ...[
+        '--provider=skeleton',
+        '--disable-log-dump',
+        '--dump-logs-on-failure=false',
+        '--ginkgo.no-color',
+        '--ginkgo.silence-skips',
+      ],
       ...['--ginkgo.timeout=6h', '--node-os-distro=custom'],
       ...flags.flags.split(' ').filter(Boolean),
     ];
