@@ -264,7 +264,7 @@ export class DesiredSets {
     const accountUid = account.metadata?.uid ?? '';
     const node = this.#nodes.get(pod.spec?.nodeName ?? '')?.metadata;
     const known = this.#tokens.get(pod.spec);
-    if (known && known.of(accountUid, node?.uid) && now < known.until) return known;
+    if (known?.of(accountUid, node?.uid) && now < known.until) return known;
     const holder: Holder = {
       account: { namespace, name: account.metadata?.name ?? '', uid: accountUid },
       ...(node ? { node: { name: node.name ?? '', uid: node.uid ?? '' } } : {}),
