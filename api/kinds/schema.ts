@@ -77,7 +77,17 @@ export function fieldSchema(parent: Schema | undefined, field: string): Schema |
 export const schemaOf = (kind: { schema: string; custom?: { schema: Schema } }): Schema =>
   kind.custom?.schema ?? schemaNamed(kind.schema);
 
-export const schemaNamed = (name: string): Schema => ({ $ref: REF + name });
+const names = new Map<string, Schema>();
+
+/** The same object for the same name, so that more can be known of it. */
+export function schemaNamed(name: string): Schema {
+  let schema = names.get(name);
+  if (!schema) {
+    schema = Object.freeze({ $ref: REF + name });
+    names.set(name, schema);
+  }
+  return schema;
+}
 
 /** Deepest nesting inside a free-form object. */
 const MAX_FREE_DEPTH = 64;
@@ -97,12 +107,27 @@ interface Decoding {
   unknown: string[];
 }
 
-/** Where the decoder is: `field` as Go's JSON decoder names it, `path` with indexes, `struct` the innermost Go struct. */
+/** Where the decoder is: a struct's field or a list's element below another place; `struct` the innermost Go struct. */
 interface Place {
-  struct: string;
-  field: string;
-  path: string;
+  readonly struct: string;
+  /** Absent: the object itself. */
+  readonly within: Place | undefined;
+  readonly key: string | number;
 }
+
+const steps = (at: Place): (string | number)[] => (at.within ? [...steps(at.within), at.key] : []);
+
+/** As Go's JSON decoder names it. */
+const fieldOf = (at: Place): string =>
+  steps(at)
+    .filter((s) => typeof s === 'string')
+    .join('.');
+
+/** With indexes. */
+const pathOf = (at: Place): string =>
+  steps(at)
+    .map((s, i) => (typeof s === 'number' ? `[${s}]` : i > 0 ? `.${s}` : s))
+    .join('');
 
 const goType = (schema: Schema): string => {
   if (schema.$ref) {
@@ -127,7 +152,7 @@ const jsonType = (v: unknown): string => {
 
 const wrongType = (v: unknown, schema: Schema, at: Place, literal = ''): Error =>
   new DecodeError(
-    `json: cannot unmarshal ${jsonType(v)}${literal} into Go struct field ${at.struct}.${at.field} of type ${goType(schema)}`,
+    `json: cannot unmarshal ${jsonType(v)}${literal} into Go struct field ${at.struct}.${fieldOf(at)} of type ${goType(schema)}`,
   );
 
 /** Why a body does not fit its kind, in the words of Kubernetes' decoder. */
@@ -201,7 +226,8 @@ function decodeValue(v: unknown, schema: Schema, at: Place, d: Decoding): unknow
     const scalar = Object.hasOwn(SCALARS, name) ? SCALARS[name] : undefined;
     if (scalar) return scalar(v, schema, at, d);
     if (!isPlainObject(v)) throw wrongType(v, schema, at);
-    decodeStruct(v, s, { ...at, struct: name.slice(name.lastIndexOf('.') + 1) }, d);
+    const struct = name.slice(name.lastIndexOf('.') + 1);
+    decodeStruct(v, s, { struct, within: at.within, key: at.key }, d);
     return v;
   }
   switch (s.type) {
@@ -224,7 +250,10 @@ function decodeValue(v: unknown, schema: Schema, at: Place, d: Decoding): unknow
       if (!Array.isArray(v)) throw wrongType(v, schema, at);
       const items = s.items ?? {};
       for (let i = 0; i < v.length; i++)
-        v[i] = v[i] === null ? zero(items) : decodeValue(v[i], items, { ...at, path: `${at.path}[${i}]` }, d);
+        v[i] =
+          v[i] === null
+            ? zero(items)
+            : decodeValue(v[i], items, { struct: at.struct, within: at, key: i }, d);
       return v;
     }
     case 'object': {
@@ -247,15 +276,16 @@ function decodeValue(v: unknown, schema: Schema, at: Place, d: Decoding): unknow
 
 function decodeStruct(o: Record<string, unknown>, s: Schema, at: Place, d: Decoding): void {
   for (const key of Object.keys(o)) {
-    const path = at.path ? `${at.path}.${key}` : key;
     const property = s.properties && Object.hasOwn(s.properties, key) ? s.properties[key] : undefined;
+    const value = o[key];
     if (!property) {
-      if (d.unknown.length < 100) d.unknown.push(path.slice(0, 512));
+      if (d.unknown.length < 100)
+        d.unknown.push(pathOf({ struct: at.struct, within: at, key }).slice(0, 512));
       delete o[key];
-    } else if (o[key] === null) delete o[key];
-    else {
-      const field = at.field ? `${at.field}.${key}` : key;
-      o[key] = decodeValue(o[key], property, { struct: at.struct, field, path }, d);
+    } else if (value === null) delete o[key];
+    else if (typeof value === 'object' || typeof value !== property.type || property.format !== undefined) {
+      const decoded = decodeValue(value, property, { struct: at.struct, within: at, key }, d);
+      if (decoded !== value) o[key] = decoded;
     }
   }
 }
@@ -268,7 +298,12 @@ export function decode(body: Record<string, unknown>, schema: string, what: stri
   const d: Decoding = { unknown: [] };
   try {
     const { schema: s } = resolve(schemaNamed(schema));
-    decodeStruct(body, s, { struct: schema.slice(schema.lastIndexOf('.') + 1), field: '', path: '' }, d);
+    decodeStruct(
+      body,
+      s,
+      { struct: schema.slice(schema.lastIndexOf('.') + 1), within: undefined, key: '' },
+      d,
+    );
   } catch (e) {
     if (e instanceof DecodeError) throw badRequest(`${what}: ${e.message}`);
     throw e;

@@ -51,7 +51,12 @@ export function deepEqual(a: unknown, b: unknown): boolean {
 export function deepFreeze<T>(v: T): T {
   if (typeof v !== 'object' || v === null || Object.isFrozen(v)) return v;
   Object.freeze(v);
-  for (const key of Object.keys(v)) deepFreeze((v as Record<string, unknown>)[key]);
+  if (Array.isArray(v)) for (const x of v) deepFreeze(x);
+  else
+    for (const key in v) {
+      const x = (v as Record<string, unknown>)[key];
+      if (typeof x === 'object') deepFreeze(x);
+    }
   return v;
 }
 
@@ -60,10 +65,13 @@ export function jsonSizeBound(v: unknown, limit = Number.POSITIVE_INFINITY): num
   if (typeof v === 'string') return 6 * v.length + 2;
   if (typeof v !== 'object' || v === null) return 24;
   let size = 2;
-  for (const key of Object.keys(v)) {
-    size += 6 * key.length + 4 + jsonSizeBound((v as Record<string, unknown>)[key], limit - size);
-    if (size > limit) break;
-  }
+  if (Array.isArray(v))
+    for (let i = 0; i < v.length && size <= limit; i++) size += 1 + jsonSizeBound(v[i], limit - size);
+  else
+    for (const key in v) {
+      size += 6 * key.length + 4 + jsonSizeBound((v as Record<string, unknown>)[key], limit - size);
+      if (size > limit) break;
+    }
   return size;
 }
 

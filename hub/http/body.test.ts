@@ -59,6 +59,43 @@ describe('decodeBody', () => {
     }
   });
 
+  it('tells of everything that is twice, however deep and however it is written', async () => {
+    type Json = string | number | null | Json[] | { members: [string, Json][] };
+    const { json } = fc.letrec<{ json: Json }>((tie) => ({
+      json: fc.oneof(
+        { depthSize: 'small', withCrossShrink: true },
+        fc.constantFrom<Json>(null, 1, 'a', ':', '"', '{"a":', '\\'),
+        fc.array(tie('json'), { maxLength: 3 }),
+        fc.record({
+          members: fc.array(fc.tuple(fc.constantFrom('a', 'b', 'a"', ':', '1', ''), tie('json')), {
+            maxLength: 4,
+          }),
+        }),
+      ),
+    }));
+    /** The text, and how many members have a name that stood before them. */
+    const write = (v: Json): [string, number] => {
+      if (typeof v !== 'object' || v === null) return [JSON.stringify(v), 0];
+      const parts = Array.isArray(v)
+        ? v.map(write)
+        : v.members.map(([k, x]): [string, number] => {
+            const [text, n] = write(x);
+            return [`${JSON.stringify(k)} : ${text}`, n];
+          });
+      const own = Array.isArray(v) ? 0 : v.members.length - new Set(v.members.map(([k]) => k)).size;
+      const text = parts.map(([t]) => t).join(', ');
+      return [Array.isArray(v) ? `[${text}]` : `{${text}}`, parts.reduce((sum, [, n]) => sum + n, own)];
+    };
+    await fc.assert(
+      fc.asyncProperty(json, async (v) => {
+        const [text, twice] = write(v);
+        const duplicates: string[] = [];
+        expect(await decodeBody(Buffer.from(text), '', duplicates)).toEqual(JSON.parse(text));
+        expect(duplicates).toHaveLength(Math.min(twice, 32));
+      }),
+    );
+  });
+
   it('tells what is twice in YAML', async () => {
     const duplicates: string[] = [];
     const text = 'name: 1\nb: {c: 1, cd : 1, cd: 2}\nname: 2\n"x y": 1\n"x y": 2\na:b: 1\na:b :\n  - 2\n';

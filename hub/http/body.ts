@@ -43,7 +43,8 @@ export async function decodeBody(
 }
 
 function decodeJson(body: Buffer, duplicates?: string[]): unknown {
-  if (jsonDepth(body) > MAX_DEPTH) throw tooDeep();
+  const { depth, members } = shapeOf(body);
+  if (depth > MAX_DEPTH) throw tooDeep();
   let value: unknown;
   try {
     value = JSON.parse(body.toString('utf8'));
@@ -52,7 +53,8 @@ function decodeJson(body: Buffer, duplicates?: string[]): unknown {
   }
   // A key can be spelled with escapes, so both spellings get the closer look.
   if (body.includes('__proto__') || body.includes('\\u00')) checkTree(value, 0);
-  if (duplicates) findDuplicates(body, duplicates);
+  // As many members in the text as in the value: none was there twice.
+  if (duplicates && membersOf(value) !== members) findDuplicates(body, duplicates);
   return value;
 }
 
@@ -185,10 +187,11 @@ function checkYamlDepth(text: string): void {
 
 const tooDeep = () => badRequest(`the body is nested deeper than ${MAX_DEPTH} levels`);
 
-/** How deep brackets nest in a JSON text, without parsing it. */
-function jsonDepth(body: Buffer): number {
+/** How deep brackets nest in a JSON text and how many members its objects have together, without parsing it. */
+function shapeOf(body: Buffer): { depth: number; members: number } {
+  let at = 0;
   let depth = 0;
-  let max = 0;
+  let members = 0;
   let inString = false;
   for (let i = 0; i < body.length; i++) {
     const c = body[i];
@@ -196,11 +199,26 @@ function jsonDepth(body: Buffer): number {
       if (c === 0x5c) i++;
       else if (c === 0x22) inString = false;
     } else if (c === 0x22) inString = true;
+    else if (c === 0x3a) members++;
     else if (c === 0x7b || c === 0x5b) {
-      if (++depth > max) max = depth;
-    } else if (c === 0x7d || c === 0x5d) depth--;
+      if (++at > depth) depth = at;
+    } else if (c === 0x7d || c === 0x5d) at--;
   }
-  return max;
+  return { depth, members };
+}
+
+/** Members of all objects in a JSON value. */
+function membersOf(value: unknown): number {
+  if (typeof value !== 'object' || value === null) return 0;
+  let n = 0;
+  if (Array.isArray(value)) for (const v of value) n += membersOf(v);
+  else
+    for (const key in value) {
+      n++;
+      const v = (value as Record<string, unknown>)[key];
+      if (typeof v === 'object') n += membersOf(v);
+    }
+  return n;
 }
 
 function checkTree(value: unknown, depth: number): void {

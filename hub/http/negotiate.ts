@@ -75,7 +75,8 @@ export function negotiate(accept: string | undefined): Wanted {
 }
 
 /** The bare media type of a `Content-Type` header; '' when there is none. */
-export const contentType = (header: string | undefined): string => (header ? mediaType(header).type : '');
+export const contentType = (header: string | undefined): string =>
+  !header || header === 'application/json' ? (header ?? '') : mediaType(header).type;
 
 export const unsupportedMediaType = (accepted: readonly string[]): ApiError =>
   new ApiError(

@@ -1,5 +1,7 @@
 import fc from 'fast-check';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { allKinds } from '../../api/kinds/index.js';
+import { apiVersionOf } from '../../api/kinds/kind.js';
 import { type Schema, schemaNamed } from '../../api/kinds/schema.js';
 import { silentLog } from '../../api/log.js';
 import { ApiError } from '../../api/meta/errors.js';
@@ -7,6 +9,7 @@ import { deepEqual, deepFreeze } from '../../api/meta/json.js';
 import type { AnyObject } from '../../api/meta/object.js';
 import { VirtualClock } from '../../api/testing/virtual-clock.js';
 import { MemoryStore } from '../store/memory.js';
+import { SAMPLES } from '../testing/samples.js';
 import type { RequestContext } from './api.js';
 import { FieldSet, field, keyElement, pathText, setElement } from './fieldset.js';
 import {
@@ -21,6 +24,7 @@ import {
   ownersOf,
   type Write,
 } from './managed.js';
+import { writeThrough } from './owners.js';
 import { Registry, stampResourceVersion } from './registry.js';
 import { compare, fieldsOf, merge, problemsOf, withoutFields } from './typed.js';
 
@@ -229,6 +233,56 @@ describe('a creator', () => {
         afterCreate(write, pod({ spec: { containers: [{ name: 'c', image: 'i' }] } }), updater('me')),
       );
     expect(one()![0]!.fieldsV1).toBe(one()![0]!.fieldsV1);
+  });
+});
+
+describe('what a creator owns', () => {
+  const kinds = allKinds.filter((k) => Object.hasOwn(SAMPLES, `${apiVersionOf(k)}/${k.plural}`));
+  const odd = fc.constantFrom<() => unknown>(
+    ...[undefined, null, '', 'x', 1, {}, [], [1, 1], ['1', 1], { a: 1 }, { '1:a': {} }].map((v) => () => v),
+    ...[
+      [{ name: 'a' }, { name: 'a' }],
+      [{ name: 'a' }, 1],
+      [{}],
+      [{ port: 1 }, { port: 1, protocol: 'UDP' }],
+    ].map((v) => () => structuredClone(v)),
+  );
+  /** Puts something odd where the numbers lead, or takes away what is there. */
+  const disturb = (o: object, way: readonly number[], value: unknown, remove: boolean) => {
+    let at = o as Record<string, unknown>;
+    for (const step of way) {
+      const keys = Object.keys(at);
+      if (keys.length === 0) return;
+      const key = keys[step % keys.length]!;
+      const below = at[key];
+      if (step < 20 && typeof below === 'object' && below !== null) at = below as typeof at;
+      else {
+        if (remove && !Array.isArray(at)) delete at[key];
+        else at[key] = value;
+        return;
+      }
+    }
+  };
+  it('is the same whether such an object was seen before or not', () => {
+    const change = fc.tuple(fc.array(fc.nat(24), { minLength: 1, maxLength: 8 }), odd, fc.boolean());
+    fc.assert(
+      fc.property(
+        fc.constantFrom(...kinds),
+        fc.array(fc.array(change, { maxLength: 4 }), { minLength: 1, maxLength: 4 }),
+        (kind, variants) => {
+          const w = writeThrough(kind, undefined, 0);
+          const sample = { ...SAMPLES[`${apiVersionOf(kind)}/${kind.plural}`]!, status: { a: 1 } };
+          for (const changes of variants) {
+            const o = structuredClone(sample) as AnyObject;
+            for (const [way, value, remove] of changes) disturb(o, way, value(), remove);
+            const found = afterCreate(w, o, updater('me'));
+            const anew = afterUpdate(w, new Map(), emptyOf(w.schema), o, updater('me'));
+            expect(encodeOwners(found)).toEqual(encodeOwners(anew));
+          }
+        },
+      ),
+      { numRuns: 400 },
+    );
   });
 });
 

@@ -6,6 +6,7 @@ import { resolve, type Schema } from '../../api/kinds/schema.js';
 import { ApiError } from '../../api/meta/errors.js';
 import { deepEqual, deepFreeze, isPlainObject } from '../../api/meta/json.js';
 import type { AnyObject, ObjectMeta } from '../../api/meta/object.js';
+import { byShape } from './created.js';
 import { FieldSet, field, pathText } from './fieldset.js';
 import type { Forms } from './forms.js';
 import {
@@ -303,12 +304,22 @@ export function afterUpdate(
 }
 
 /** Owners of a new object: all that is in it belongs to its creator; others whom the creator names keep the rest. */
-export const afterCreate = (
+export function afterCreate(
   write: Write,
   created: AnyObject,
   manager: Manager | undefined,
   sent?: Entries,
-): Owners => afterUpdate(write, ownersOf(undefined, sent), emptyOf(write.schema), created, manager);
+): Owners {
+  const { schema, door, time } = write;
+  const before = ownersOf(undefined, sent);
+  if (before.size > 0 || !manager) return afterUpdate(write, before, emptyOf(schema), created, manager);
+  const object = bare(created);
+  const fields = byShape(object, schema, door, () => {
+    const { added, modified } = through(door, compare(emptyOf(schema), object, schema));
+    return added.union(modified).difference(NEVER_OWNED);
+  });
+  return fields.empty ? before : new Map([[identity(manager), { ...manager, time, fields }]]);
+}
 
 function capped(owners: Map<string, Owner>): Owners {
   const updaters = [...owners].filter(([, o]) => o.operation === 'Update');

@@ -35,26 +35,28 @@ export function managerOf(
   };
 }
 
+const STATUS = field('status');
+const statusAlone: Door = (set) => set.only(STATUS);
+const allButStatus: Door = (set) => set.without(STATUS);
+const everything: Door = (set) => set;
+
+function doorOf(kind: Kind, subresource: Subresource | undefined): Door {
+  if (subresource === 'status' || subresource === 'approval') return statusAlone;
+  return !subresource && kind.status ? allButStatus : everything;
+}
+
 /** The fields that a door lets through: the main one keeps status, that of status the rest. */
-export function writeThrough(
+export const writeThrough = (
   kind: Kind,
   subresource: Subresource | undefined,
   now: number,
   forms?: Forms,
-): Write {
-  const status = field('status');
-  const doors: Partial<Record<Subresource | 'main', Door>> = {
-    status: (set) => set.only(status),
-    approval: (set) => set.only(status),
-    main: kind.status ? (set) => set.without(status) : undefined,
-  };
-  return {
-    schema: schemaOf(kind),
-    door: doors[subresource ?? 'main'] ?? ((set) => set),
-    time: rfc3339(now),
-    ...(forms ? { forms, apiVersion: apiVersionOf(kind) } : {}),
-  };
-}
+): Write => ({
+  schema: schemaOf(kind),
+  door: doorOf(kind, subresource),
+  time: rfc3339(now),
+  ...(forms ? { forms, apiVersion: apiVersionOf(kind) } : {}),
+});
 
 /** Writes into `next` who owns what after it takes the place of `current`; `owners` when an apply knows already. */
 export function setOwners(

@@ -22,9 +22,31 @@ interface ListNode {
   keys: readonly string[] | undefined;
 }
 
+interface Node {
+  map: MapNode | undefined;
+  list: ListNode | undefined;
+}
+/** Looked up for every part of every object that is walked. */
+const nodes = new WeakMap<Schema, Node>();
+const OPEN: Node = { map: { fields: {}, others: undefined, open: true }, list: undefined };
+
+function nodeOf(schema: Schema | undefined): Node {
+  if (!schema) return OPEN;
+  let node = nodes.get(schema);
+  if (!node) {
+    node = { map: mapOf(schema), list: listOf(schema) };
+    nodes.set(schema, node);
+  }
+  return node;
+}
+
 /** The schema's map, or undefined when it is none or one leaf. */
-function mapNode(schema: Schema | undefined): MapNode | undefined {
-  if (!schema) return { fields: {}, others: undefined, open: true };
+export const mapNode = (schema: Schema | undefined): MapNode | undefined => nodeOf(schema).map;
+
+/** The schema's list, or undefined when it is none or one leaf. */
+export const listNode = (schema: Schema | undefined): ListNode | undefined => nodeOf(schema).list;
+
+function mapOf(schema: Schema): MapNode | undefined {
   const { schema: s } = resolve(schema);
   if (schema['x-kubernetes-map-type'] === 'atomic' || s['x-kubernetes-map-type'] === 'atomic')
     return undefined;
@@ -34,9 +56,7 @@ function mapNode(schema: Schema | undefined): MapNode | undefined {
   return { fields: s.properties ?? {}, others: s.additionalProperties, open };
 }
 
-/** The schema's list, or undefined when it is none or one leaf. */
-function listNode(schema: Schema | undefined): ListNode | undefined {
-  if (!schema) return undefined;
+function listOf(schema: Schema): ListNode | undefined {
   const { schema: s } = resolve(schema);
   const type = schema['x-kubernetes-list-type'] ?? s['x-kubernetes-list-type'];
   if (s.type !== 'array' || (type !== 'map' && type !== 'set')) return undefined;
@@ -44,11 +64,12 @@ function listNode(schema: Schema | undefined): ListNode | undefined {
   return { items: s.items, keys: type === 'map' ? (keys ?? []) : undefined };
 }
 
-const below = (node: MapNode, key: string): Schema | undefined =>
+/** The schema of a member. */
+export const below = (node: MapNode, key: string): Schema | undefined =>
   Object.hasOwn(node.fields, key) ? node.fields[key] : node.others;
 
 /** The path element of one item, or why it has none. */
-function elementOf(list: ListNode, item: unknown): { element: string } | { wrong: string } {
+export function elementOf(list: ListNode, item: unknown): { element: string } | { wrong: string } {
   if (!list.keys) {
     if (typeof item === 'object')
       return { wrong: 'associative list without keys has an element that is not a scalar' };
@@ -172,6 +193,7 @@ function compareAt(
     const before = (a ?? {}) as Json;
     const after = (b ?? {}) as Json;
     const go = (key: string, old: unknown, now: unknown) => {
+      if (old === now) return;
       path.push(field(key));
       compareAt(old, now, below(map, key), path, out);
       path.pop();

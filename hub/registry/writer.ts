@@ -347,10 +347,14 @@ export class Writer {
     },
   ): Request {
     return new Request({
-      ...target,
-      object: undefined,
-      oldObject: undefined,
-      ...what,
+      operation: target.operation,
+      kind: target.kind,
+      subresource: target.subresource,
+      namespace: what.namespace,
+      name: what.name,
+      object: what.object,
+      oldObject: what.oldObject,
+      deleteOptions: what.deleteOptions,
       ctx,
       world: this.#reader.world,
       optionsKind,

@@ -1,3 +1,4 @@
+import { deepFreeze } from '../../api/meta/json.js';
 import type { Change, Driver } from './driver.js';
 import {
   type Entry,
@@ -280,12 +281,4 @@ export class DriverStore implements Store {
 
 function check(key: string, current: Entry | undefined, expected: number | undefined): void {
   if (current?.revision !== expected) throw new RevisionConflict(key, current);
-}
-
-function deepFreeze<T>(value: T): T {
-  if (typeof value === 'object' && value !== null && !Object.isFrozen(value)) {
-    Object.freeze(value);
-    for (const v of Object.values(value)) deepFreeze(v);
-  }
-  return value;
 }

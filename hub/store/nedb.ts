@@ -119,11 +119,10 @@ export class NedbDriver implements Driver {
     try {
       if (this.#dirtyTail) await this.#truncate();
       if (this.#dirtyDir) await this.#syncDir();
-      const { nlink } = await file.stat();
-      if (nlink === 0) throw new Error('it was deleted while the hub was running: restart the hub');
       this.#dirtyTail = true;
       await writeAll(file, bytes, this.#size);
-      await file.datasync();
+      const [{ nlink }] = await Promise.all([file.stat(), file.datasync()]);
+      if (nlink === 0) throw new Error('it was deleted while the hub was running: restart the hub');
       this.#dirtyTail = false;
     } catch (e) {
       if (this.#dirtyTail) {

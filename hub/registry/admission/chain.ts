@@ -84,8 +84,8 @@ function run(
   phase: 'mutate' | 'validate',
   request: Request,
 ): Promise<void> | undefined {
-  for (const [i, p] of plugins.entries()) {
-    const wait = p[phase]!(request);
+  for (let i = 0; i < plugins.length; i++) {
+    const wait = plugins[i]![phase]!(request);
     if (wait)
       return (async () => {
         await wait;
