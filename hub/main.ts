@@ -7,9 +7,13 @@ import { flowSchemas, priorityLevelConfigurations, tokenReviews } from '../api/k
 import type { Kind } from '../api/kinds/kind.js';
 import type { Log } from '../api/log.js';
 import { version } from '../api/version.js';
+import { Aggregator } from './aggregator/aggregator.js';
+import { forward } from './aggregator/proxy.js';
+import { Upstream } from './aggregator/remote.js';
 import { RbacAuthorizer } from './auth/authorizer.js';
 import { bootstrapNamespaceRbac, bootstrapRbac } from './auth/bootstrap.js';
 import { publishClusterInfo } from './auth/clusterinfo.js';
+import { publishTrust } from './auth/extension-auth.js';
 import { accessGuard } from './auth/guard.js';
 import { PodTokenSource } from './auth/podtokens.js';
 import { reviewAnswers } from './auth/reviews.js';
@@ -28,7 +32,7 @@ import { Revocations } from './link/revocation.js';
 import { metricsSources } from './metrics/sources.js';
 import { NodeUsage } from './metrics/usage.js';
 import { prepareIssuer } from './pki/issuer.js';
-import { createPki } from './pki/pki.js';
+import { createPki, FRONT_PROXY_CN } from './pki/pki.js';
 import { CustomDefinitions } from './registry/custom/definitions.js';
 import { Registry, stampResourceVersion } from './registry/registry.js';
 import { Scheduler } from './scheduler/scheduler.js';
@@ -192,6 +196,15 @@ export class Hub {
     for (const [kind, source] of metricsSources(client, usage, clock)) registry.sources.set(kind, source);
     const images = await this.#run(new ImageRegistry(dataDir, { log: log.child({ room: 'images' }), clock }));
     const transpiler = await this.#run(new Transpiler(dataDir, { log: log.child({ room: 'images' }) }));
+    const upstream = new Upstream({ directory: registry.directory, client: () => pki.frontProxy, clock });
+    const aggregator = new Aggregator({
+      client,
+      informers,
+      kinds: registry,
+      upstream,
+      clock,
+      log: log.child({ room: 'aggregator' }),
+    });
     const api = new Api({
       registry,
       authorizer,
@@ -199,6 +212,11 @@ export class Hub {
       clock,
       log: log.child({ room: 'http' }),
       streams: link,
+      aggregation: {
+        table: aggregator,
+        forward: (remote, req) => forward(upstream, remote, req),
+        openApiV2: (remote) => aggregator.openApiV2(remote),
+      },
       version: version(),
       health: [{ name: 'store', failing: () => store.failing }],
     });
@@ -255,6 +273,12 @@ export class Hub {
     if (bus instanceof EmbeddedBroker) this.#mqttPort = bus.port;
     await this.#run(scheduler);
     await this.#run(controllers);
+    await this.#run(aggregator);
+    await publishTrust(client, {
+      clientCa: pki.caPem + pki.clientCaPem,
+      frontProxyCa: pki.frontProxyCaPem,
+      frontProxyNames: [FRONT_PROXY_CN],
+    });
     await publishClusterInfo(client, `https://${hostPort(at, http.port)}`, pki.caPem);
     await pki.writeAdminKubeconfig(
       join(dataDir, 'admin.kubeconfig'),

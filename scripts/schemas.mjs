@@ -220,7 +220,8 @@ export async function makeDefinitions() {
       const { type: listType = 'atomic', keys } = fact.list ?? {};
       property['x-kubernetes-list-type'] = listType;
       if (listType === 'map') property['x-kubernetes-list-map-keys'] = keys ?? [fact.mergeKey];
-    } else if (fact.list) throw new Error(`${path} (${baseName}) is no list`);
+      // Bytes are a list in Go and text in JSON.
+    } else if (fact.list && property.format !== 'byte') throw new Error(`${path} (${baseName}) is no list`);
     if (fact.mergeKey) property['x-kubernetes-patch-merge-key'] = fact.mergeKey;
     if (fact.strategy) property['x-kubernetes-patch-strategy'] = fact.strategy;
     if (fact.atomic) property['x-kubernetes-map-type'] = 'atomic';

@@ -1,4 +1,5 @@
 import { validatingAdmissionPolicies, validatingAdmissionPolicyBindings } from './admissionpolicies.js';
+import { apiServices } from './apiservice.js';
 import { configMaps, secrets, serviceAccounts } from './config.js';
 import { customResourceDefinitions } from './crd.js';
 import { cronJobs } from './cronjob.js';
@@ -47,6 +48,7 @@ import { mutatingWebhookConfigurations, validatingWebhookConfigurations } from '
 import { deployments, replicaSets } from './workloads.js';
 
 export {
+  apiServices,
   certificateSigningRequests,
   clusterRoleBindings,
   clusterRoles,
@@ -126,6 +128,7 @@ export const allKinds: readonly Kind[] = [
   resourceQuotas,
   priorityClasses,
   runtimeClasses,
+  apiServices,
   deployments,
   replicaSets,
   daemonSets,

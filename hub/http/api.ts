@@ -5,11 +5,13 @@ import type { Kind } from '../../api/kinds/kind.js';
 import type { Log } from '../../api/log.js';
 import { ApiError } from '../../api/meta/errors.js';
 import { parseFieldSelector } from '../../api/meta/selector.js';
+import type { Remote } from '../aggregator/remote.js';
 import { type Attributes, type Authorizer, demand, type User } from '../auth/attributes.js';
 import { actingUser } from '../auth/impersonate.js';
 import type { Frozen } from '../client.js';
 import type { RegistryVerbs } from '../registry/api.js';
 import type { NodeStreams } from '../streams.js';
+import type { Aggregation } from './aggregation.js';
 import { aggregatedDiscovery, discoveryDocuments, indexDocument } from './discovery.js';
 import { Encoder, formOf } from './encode.js';
 import { Fairness, type FairnessLimits } from './fairness.js';
@@ -29,6 +31,7 @@ import { Metrics } from './metrics.js';
 import { negotiate } from './negotiate.js';
 import { OpenApi } from './openapi.js';
 import { timeoutOf } from './params.js';
+import { attributesOf } from './requestinfo.js';
 import { type Backend, callOf, warn } from './resources.js';
 import { Router, segmentsOf } from './route.js';
 
@@ -48,6 +51,8 @@ export interface ApiOptions {
   log: Log;
   /** Reaches into nodes for logs; without it `pods/log` answers ServiceUnavailable. */
   streams?: NodeStreams;
+  /** Group versions that other servers serve, and the way to them. */
+  aggregation?: Aggregation;
   /** What `kubectl version` shows, e.g. `v1.36.0+coxswain0.1.0`. */
   version: string;
   /** Looked at by `/livez`, `/readyz` and `/healthz`. */
@@ -56,6 +61,9 @@ export interface ApiOptions {
   limits?: Partial<FairnessLimits>;
 }
 
+const NO_REMOTES: readonly Remote[] = [];
+/** What goes on as long as the client likes. */
+const LONG_PARTS: ReadonlySet<string> = new Set(['attach', 'exec', 'log', 'portforward', 'proxy']);
 const MAX_URL = 32 << 10;
 const NO_QUERY = new URLSearchParams();
 const VERB_OF_PATH: Readonly<Record<string, string>> = {
@@ -69,6 +77,7 @@ const VERB_OF_PATH: Readonly<Record<string, string>> = {
 
 interface Served {
   kinds: readonly Kind[];
+  remotes: readonly Remote[];
   router: Router;
   openapi: OpenApi;
   /** Discovery, by path, as JSON text. */
@@ -98,8 +107,9 @@ export class Api {
   get #now(): Served {
     const { registry, version } = this.options;
     const { kinds } = registry;
-    if (this.#served?.kinds !== kinds) {
-      const documents = discoveryDocuments(kinds);
+    const remotes = this.options.aggregation?.table.remotes ?? NO_REMOTES;
+    if (this.#served?.kinds !== kinds || this.#served.remotes !== remotes) {
+      const documents = discoveryDocuments(kinds, remotes);
       documents.set('/version', versionDocument(version));
       for (const [path, text] of Object.entries(this.options.documents ?? {})) documents.set(path, text);
       documents.set(
@@ -107,18 +117,20 @@ export class Api {
         indexDocument(
           kinds,
           this.#checks.map((c) => c.name),
+          remotes,
         ),
       );
       const made = new Map<string, { text: string; etag: string }>();
       this.#served = {
         kinds,
+        remotes,
         router: new Router(kinds),
-        openapi: new OpenApi(kinds, version),
+        openapi: new OpenApi(kinds, version, remotes, this.options.aggregation),
         documents,
         aggregated(path, v) {
           let document = made.get(path + v);
           if (!document) {
-            const text = aggregatedDiscovery(kinds, path, v);
+            const text = aggregatedDiscovery(kinds, path, v, remotes);
             document = { text, etag: `"${createHash('sha256').update(text).digest('hex').toUpperCase()}"` };
             made.set(path + v, document);
           }
@@ -162,6 +174,8 @@ export class Api {
 
     if (segments[0] === 'api' && segments.length > 2)
       return this.#resource(req, segments[1]!, segments.slice(2), query);
+    const remote = this.#now.remotes.length > 0 ? this.#remoteOf(segments) : undefined;
+    if (remote) return this.#forward(req, remote, path, segments.slice(3), query);
     if (segments[0] === 'apis' && segments.length > 3) {
       return this.#resource(req, `${segments[1]}/${segments[2]}`, segments.slice(3), query);
     }
@@ -213,14 +227,42 @@ export class Api {
       }
     };
     if (!call.longRunning) return this.#limited(req, query, attributes, run);
+    // A watch is work only while it begins.
+    const watches = call.verb === 'watch';
+    return this.#longRunning(req, () => (watches ? this.#limited(req, query, attributes, run) : run()));
+  }
 
-    const release = this.#fairness.enterLongRunning(req.user.name, schema.level.exempt);
+  /** Who serves what a path asks for, when it is not us. */
+  #remoteOf([root, group, version]: readonly string[]): Remote | undefined {
+    if (root !== 'apis' || version === undefined) return undefined;
+    return this.#now.remotes.find((r) => r.group === group && r.version === version);
+  }
+
+  /** To the server that serves it, when the user may. `rest` is what follows the group version. */
+  async #forward(
+    req: Request,
+    remote: Remote,
+    path: string,
+    rest: readonly string[],
+    query: URLSearchParams,
+  ): Promise<Reply> {
+    const what: Attributes = rest.length
+      ? attributesOf(req.method, remote.group, rest, query)
+      : { verb: VERB_OF_PATH[req.method] ?? req.method.toLowerCase(), path };
+    req.schema = this.#fairness.schemaOf(req.user, what);
+    this.#demand(req, what);
+    const run = () => this.options.aggregation!.forward(remote, req);
+    const long = what.verb === 'watch' || LONG_PARTS.has(rest.at(-1) ?? '');
+    return long ? this.#longRunning(req, run) : this.#limited(req, query, what, run);
+  }
+
+  /** Counted until the client has gone. */
+  async #longRunning(req: Request, run: () => Promise<Reply>): Promise<Reply> {
+    const release = this.#fairness.enterLongRunning(req.user.name, req.schema!.level.exempt);
     if (!release) return tooMany();
     try {
-      // A watch is work only while it begins.
-      const watches = call.verb === 'watch';
-      const reply = await (watches ? this.#limited(req, query, attributes, run) : run());
-      // Counted until the client has gone; `signal` fires at the end of every exchange.
+      const reply = await run();
+      // Fires at the end of every exchange.
       const signal = req.signal();
       if (signal.aborted) release();
       else signal.addEventListener('abort', release, { once: true });
@@ -260,6 +302,8 @@ export class Api {
     }
     if (segments[0] === 'openapi') {
       if (!get) throw methodNotAllowed();
+      const remote = segments[1] === 'v3' ? this.#remoteOf(segments.slice(2)) : undefined;
+      if (remote) return this.options.aggregation!.forward(remote, req);
       return this.#now.openapi.reply(path, req.headers, query.get('hash'), this.options.clock.now());
     }
     if (path === '/metrics') {
@@ -329,6 +373,7 @@ const requestAs = (req: Request, user: User): Request => ({
   url: req.url,
   headers: req.headers,
   user,
+  ...(req.incoming ? { incoming: req.incoming } : {}),
   body: () => req.body(),
   signal: () => req.signal(),
 });

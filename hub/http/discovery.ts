@@ -1,5 +1,7 @@
 import { createHash } from 'node:crypto';
 import { apiVersionOf, type Kind } from '../../api/kinds/kind.js';
+import { priorityOf } from '../aggregator/priorities.js';
+import type { APIResource, Remote } from '../aggregator/remote.js';
 
 /** A subresource as discovery lists it. */
 interface Subresource {
@@ -43,24 +45,61 @@ export function subresourcesOf(k: Kind): Subresource[] {
 /** `api/v1` or `apis/apps/v1`: the path of a kind's group version, without the first slash. */
 export const rootOf = (k: Kind): string => `${k.group ? 'apis' : 'api'}/${apiVersionOf(k)}`;
 
+/** A version of a group: our kinds, or those of the server that took it over. */
+interface Version {
+  name: string;
+  kinds: Kind[];
+  remote?: Remote;
+}
+interface Group {
+  name: string;
+  versions: Version[];
+}
+
 /** Groups in Kubernetes' order of preference, each with its kinds per version. */
-function groupsOf(kinds: readonly Kind[]): { name: string; versions: { name: string; kinds: Kind[] }[] }[] {
-  const groups = new Map<string, Map<string, Kind[]>>();
+function groupsOf(kinds: readonly Kind[], remotes: readonly Remote[]): Group[] {
+  const all = new Map<string, Map<string, Kind[]>>();
   for (const k of kinds) {
-    const versions = groups.get(k.group) ?? new Map<string, Kind[]>();
-    groups.set(k.group, versions.set(k.version, [...(versions.get(k.version) ?? []), k]));
+    const versions = all.get(k.group) ?? new Map<string, Kind[]>();
+    all.set(k.group, versions.set(k.version, [...(versions.get(k.version) ?? []), k]));
   }
-  return [...groups].map(([name, versions]) => ({
+  const groups: Group[] = [...all].map(([name, versions]) => ({
     name,
     versions: [...versions].map(([v, list]) => ({ name: v, kinds: list })),
   }));
+  for (const remote of remotes) place(groups, remote);
+  return groups;
 }
 
-/** Every discovery document, by path, as JSON text. They never change while the server runs and are small. */
-export function discoveryDocuments(kinds: readonly Kind[]): Map<string, string> {
+const custom = (v: Version): boolean => v.kinds.some((k) => k.custom !== undefined);
+const groupPriority = ({ name, versions }: Group): number =>
+  Math.max(...versions.map((v) => v.remote?.groupPriority ?? priorityOf(name, v.name, custom(v)).group));
+const versionPriority = (group: string, v: Version): number =>
+  v.remote?.versionPriority ?? priorityOf(group, v.name, custom(v)).version;
+
+/** Puts what a remote serves where its priorities want it. */
+function place(groups: Group[], remote: Remote): void {
+  const version: Version = { name: remote.version, kinds: [], remote };
+  const group = groups.find((g) => g.name === remote.group);
+  if (!group) {
+    const at = groups.findIndex((g) => g.name !== '' && groupPriority(g) < remote.groupPriority);
+    const made = { name: remote.group, versions: [version] };
+    groups.splice(at < 0 ? groups.length : at, 0, made);
+    return;
+  }
+  group.versions = group.versions.filter((v) => v.name !== remote.version);
+  const at = group.versions.findIndex((v) => versionPriority(group.name, v) < remote.versionPriority);
+  group.versions.splice(at < 0 ? group.versions.length : at, 0, version);
+}
+
+/** Every discovery document that is ours to write, by path, as JSON text: small, and made anew with every change. */
+export function discoveryDocuments(
+  kinds: readonly Kind[],
+  remotes: readonly Remote[] = [],
+): Map<string, string> {
   const docs = new Map<string, string>();
   const put = (path: string, doc: object) => docs.set(path, JSON.stringify(doc));
-  const groups = groupsOf(kinds);
+  const groups = groupsOf(kinds, remotes);
   const apiGroups = groups
     .filter((g) => g.name !== '')
     .map((g) => {
@@ -73,6 +112,8 @@ export function discoveryDocuments(kinds: readonly Kind[]): Map<string, string> 
   for (const g of apiGroups) put(`/apis/${g.name}`, { kind: 'APIGroup', apiVersion: 'v1', ...g });
   for (const g of groups) {
     for (const v of g.versions) {
+      // Its own server answers for it.
+      if (v.remote) continue;
       put(g.name ? `/apis/${g.name}/${v.name}` : `/api/${v.name}`, {
         kind: 'APIResourceList',
         apiVersion: 'v1',
@@ -116,15 +157,20 @@ function apiResources(k: Kind): object[] {
 }
 
 /** Aggregated discovery (apidiscovery.k8s.io): one document for `/api` or `/apis`. */
-export function aggregatedDiscovery(kinds: readonly Kind[], path: '/api' | '/apis', version: string): string {
-  const items = groupsOf(kinds)
+export function aggregatedDiscovery(
+  kinds: readonly Kind[],
+  path: '/api' | '/apis',
+  version: string,
+  remotes: readonly Remote[] = [],
+): string {
+  const items = groupsOf(kinds, remotes)
     .filter((g) => (g.name === '') === (path === '/api'))
     .map((g) => ({
       metadata: g.name ? { name: g.name } : {},
       versions: g.versions.map((v) => ({
         version: v.name,
-        resources: v.kinds.map(aggregatedResource),
-        freshness: 'Current',
+        resources: v.remote ? remoteResources(v.remote) : v.kinds.map(aggregatedResource),
+        freshness: v.remote && !v.remote.available ? 'Stale' : 'Current',
       })),
     }));
   return JSON.stringify({
@@ -154,15 +200,53 @@ function aggregatedResource(k: Kind): object {
   };
 }
 
+/** What a server lists as resources and subresources side by side, with subresources in their resources. */
+function remoteResources({ group, version, resources }: Remote): object[] {
+  const kindOf = (r: APIResource) => ({
+    group: r.group ?? group,
+    version: r.version ?? version,
+    kind: r.kind,
+  });
+  return resources
+    .filter((r) => !r.name.includes('/'))
+    .map((r) => {
+      const parts = resources.filter((p) => p.name.startsWith(`${r.name}/`));
+      return {
+        resource: r.name,
+        responseKind: kindOf(r),
+        scope: r.namespaced ? 'Namespaced' : 'Cluster',
+        singularResource: r.singularName ?? '',
+        verbs: r.verbs ?? [],
+        ...(r.shortNames?.length ? { shortNames: r.shortNames } : {}),
+        ...(r.categories?.length ? { categories: r.categories } : {}),
+        ...(parts.length
+          ? {
+              subresources: parts.map((p) => ({
+                subresource: p.name.slice(r.name.length + 1),
+                responseKind: kindOf(p),
+                verbs: p.verbs ?? [],
+              })),
+            }
+          : {}),
+      };
+    });
+}
+
 /** `/`: every path that the server has, as Kubernetes lists them for those who come by hand. */
-export const indexDocument = (kinds: readonly Kind[], checks: readonly string[]): string =>
+export const indexDocument = (
+  kinds: readonly Kind[],
+  checks: readonly string[],
+  remotes: readonly Remote[] = [],
+): string =>
   JSON.stringify(
     {
       paths: [
         '/api',
         '/apis',
         ...new Set(
-          kinds.flatMap((k) => (k.group ? [`/apis/${k.group}`, `/apis/${apiVersionOf(k)}`] : ['/api/v1'])),
+          [...kinds, ...remotes].flatMap((k) =>
+            k.group ? [`/apis/${k.group}`, `/apis/${apiVersionOf(k)}`] : ['/api/v1'],
+          ),
         ),
         ...['/healthz', '/livez', '/readyz'].flatMap((p) => [p, ...checks.map((c) => `${p}/${c}`)]),
         '/metrics',

@@ -1,4 +1,5 @@
 import type { IncomingHttpHeaders } from 'node:http';
+import type { Readable } from 'node:stream';
 import { ApiError } from '../../api/meta/errors.js';
 import type { User } from './auth.js';
 import type { Schema } from './classify.js';
@@ -12,6 +13,8 @@ export interface Request {
   readonly user: User;
   /** Reads the whole body; rejects with ApiError RequestEntityTooLarge beyond the server's limit. */
   body(): Promise<Buffer>;
+  /** The body as it comes, for whoever passes it on; absent where there is no connection behind the request. */
+  readonly incoming?: Readable;
   /** Aborted when the client goes away. */
   signal(): AbortSignal;
   /** The FlowSchema that it belongs to, as soon as that is known. */

@@ -5,6 +5,8 @@ import { gunzip, gzip } from 'node:zlib';
 import type { Kind } from '../../api/kinds/kind.js';
 import { describedDefinitions, fieldDefinitions } from '../../api/kinds/schema.js';
 import { ApiError } from '../../api/meta/errors.js';
+import type { Remote } from '../aggregator/remote.js';
+import type { Aggregation } from './aggregation.js';
 import { rootOf } from './discovery.js';
 import { JSON_TYPE, jsonReply, noSuchResource, type Reply } from './message.js';
 
@@ -41,6 +43,8 @@ export class OpenApi {
   constructor(
     private readonly kinds: readonly Kind[],
     private readonly version: string,
+    private readonly remotes: readonly Remote[] = [],
+    private readonly aggregation?: Pick<Aggregation, 'openApiV2'>,
   ) {}
 
   /** `hash`: of the version that the client wants, which then never changes; `now`: in ms. */
@@ -50,6 +54,10 @@ export class OpenApi {
       const paths = Object.fromEntries(
         [...this.#hashes].map(([root, h]) => [root, { serverRelativeURL: urlOf(root, h) }]),
       );
+      for (const { group, version, openapi } of this.remotes) {
+        delete paths[`apis/${group}/${version}`];
+        if (openapi) paths[`apis/${group}/${version}`] = { serverRelativeURL: openapi };
+      }
       return jsonReply(200, JSON.stringify({ paths }));
     }
     const id = path === '/openapi/v2' ? v2Form(headers.accept) : path.slice('/openapi/v3/'.length);
@@ -103,11 +111,12 @@ export class OpenApi {
   async #make(id: string): Promise<Document> {
     const { customDefinitions, openApiV2, openApiV3 } = await import('./openapi-documents.js');
     const definitions = { ...describedDefinitions(), ...customDefinitions(this.kinds) };
+    const v2 = async () => this.#withRemotes(openApiV2(this.kinds, definitions, this.version));
     let bytes: string | Buffer;
     if (id === 'v2-protobuf') {
       const { encodeOpenApiV2 } = await import('./openapi-protobuf.js');
-      bytes = encodeOpenApiV2(openApiV2(this.kinds, definitions, this.version));
-    } else if (id === 'v2') bytes = JSON.stringify(openApiV2(this.kinds, definitions, this.version));
+      bytes = encodeOpenApiV2(await v2());
+    } else if (id === 'v2') bytes = JSON.stringify(await v2());
     else {
       const kinds = this.kinds.filter((k) => rootOf(k) === id);
       bytes = JSON.stringify(openApiV3(kinds, definitions, this.version));
@@ -118,6 +127,28 @@ export class OpenApi {
       etag,
       gzipped: await zip(bytes, { level: 6 }),
     };
+  }
+
+  /** With the paths and definitions of what other servers serve; ours win where both have one. */
+  async #withRemotes(own: object): Promise<object> {
+    const all = await Promise.all(
+      this.remotes.filter((r) => r.available).map((r) => this.aggregation?.openApiV2(r)),
+    );
+    let merged = own as { paths: object; definitions: object };
+    for (const [i, theirs] of all.entries()) {
+      const { group, version } = this.remotes.filter((r) => r.available)[i]!;
+      const { paths = {}, definitions = {} } = (theirs ?? {}) as { paths?: object; definitions?: object };
+      const root = `/apis/${group}/${version}/`;
+      merged = {
+        ...merged,
+        paths: {
+          ...Object.fromEntries(Object.entries(paths).filter(([p]) => p.startsWith(root))),
+          ...merged.paths,
+        },
+        definitions: { ...definitions, ...merged.definitions },
+      };
+    }
+    return merged;
   }
 }
 

@@ -8,6 +8,7 @@ import {
   type Http2Session,
 } from 'node:http2';
 import type { AddressInfo, Socket } from 'node:net';
+import type { Readable } from 'node:stream';
 import type { TLSSocket } from 'node:tls';
 import { promisify } from 'node:util';
 import { constants, createGzip, gzip } from 'node:zlib';
@@ -438,6 +439,10 @@ class Exchange implements Request {
     this.method = req.method ?? 'GET';
     this.url = req.url ?? '/';
     this.headers = distinctImpersonation(req.headers, req.rawHeaders);
+  }
+
+  get incoming(): Readable {
+    return this.req;
   }
 
   signal(): AbortSignal {

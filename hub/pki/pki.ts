@@ -7,6 +7,8 @@
  *   server.{crt,key}   for the API and the embedded broker; renewed by itself
  *   admin.{crt,key}    kubectl's (`system:masters`); renewed by itself
  *   sa.key             ECDSA P-256; signs tokens of ServiceAccounts (hub/auth/tokens.ts); made anew when it is gone
+ *   front-proxy-ca.{crt,key} signs the certificate by which servers behind APIServices know the API
+ *   front-proxy-client.{crt,key} that certificate
  *   broker.{crt,key}   the hub's own client certificate at an external broker; made when first asked for
  *   ca.crl             certificates that brokers of one's own are not to take (writeCrl)
  *   issued             which certificates nodes were given (issued.ts)
@@ -94,6 +96,10 @@ export interface Pki {
    * anybody that its approver let them be, at the API, and nobody at a broker, where a name is all that counts.
    */
   readonly clientCaPem: string;
+  /** The CA of {@link frontProxy}, PEM: of nobody else. */
+  readonly frontProxyCaPem: string;
+  /** What the API shows to servers that it passes requests on to (CN {@link FRONT_PROXY_CN}). */
+  readonly frontProxy: KeyPair;
   /** The names and addresses in the server certificate. */
   readonly serverHosts: readonly string[];
   /** The Ed25519 key that downlink messages are signed with: raw public key, 32 bytes. */
@@ -128,6 +134,9 @@ export const CRL_FILE = 'ca.crl';
 
 /** CN of the CA that every node pins. */
 export const CA_CN = 'coxswain-ca';
+
+/** CN of the API at servers behind APIServices. */
+export const FRONT_PROXY_CN = 'front-proxy-client';
 
 /** CN of the hub itself at an external broker. */
 export const HUB_CN = 'system:hub';
@@ -191,10 +200,15 @@ export async function createPki(dataDir: string, options: PkiOptions = {}): Prom
     const now = clock.now();
     return { notBefore: now - BACKDATE, notAfter: Math.min(now + ttl, CA_VALIDITY.notAfter) };
   };
-  const issue = async (cn: string, o: readonly string[], hosts?: readonly string[]): Promise<KeyPair> => {
+  const issue = async (
+    cn: string,
+    o: readonly string[],
+    hosts?: readonly string[],
+    by: KeyPair = issuer,
+  ): Promise<KeyPair> => {
     const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
     const cert = await issueCertificate({
-      ca: issuer,
+      ca: by,
       subject: { cn, o },
       publicKey: pemOf(publicKey),
       validity: validity(LEAF_TTL),
@@ -204,10 +218,14 @@ export async function createPki(dataDir: string, options: PkiOptions = {}): Prom
   };
 
   /** Why the pair on disk will not do, or undefined when it will. These files can be made again at no loss. */
-  const wrongWith = (pair: KeyPair, hosts?: readonly string[]): string | undefined => {
+  const wrongWith = (
+    pair: KeyPair,
+    hosts: readonly string[] | undefined,
+    by: X509Certificate,
+  ): string | undefined => {
     const cert = new X509Certificate(pair.cert);
     if (!cert.checkPrivateKey(createPrivateKey(pair.key))) return 'key and certificate do not match';
-    if (!cert.verify(ca.publicKey)) return 'signed by another CA';
+    if (!cert.verify(by.publicKey)) return 'signed by another CA';
     if (Date.parse(cert.validTo) - clock.now() < RENEW_BEFORE) return 'expires soon';
     if (Date.parse(cert.validFrom) > clock.now()) return 'not valid yet by this clock';
     // More than wanted does no harm: bridges and leases come and go with every start.
@@ -216,27 +234,35 @@ export async function createPki(dataDir: string, options: PkiOptions = {}): Prom
     if (missing.length) return `does not name ${missing.join(', ')}`;
     return undefined;
   };
-  const ensure = async (name: string, cn: string, o: string[], hosts?: string[]): Promise<KeyPair> => {
+  const ensure = async (
+    name: string,
+    cn: string,
+    o: string[],
+    hosts?: string[],
+    by: KeyPair = issuer,
+  ): Promise<KeyPair> => {
     const crt = join(dir, `${name}.crt`);
     const key = join(dir, `${name}.key`);
     if (existsSync(crt) && existsSync(key)) {
       let wrong: string | undefined;
       try {
         const pair = { cert: readFileSync(crt, 'utf8'), key: readFileSync(key, 'utf8') };
-        wrong = wrongWith(pair, hosts);
+        wrong = wrongWith(pair, hosts, new X509Certificate(by.cert));
         if (!wrong) return pair;
       } catch (e) {
         wrong = `cannot be read: ${(e as Error).message}`;
       }
       log.info({ file: crt, reason: wrong }, 'certificate made anew');
     }
-    const pair = await issue(cn, o, hosts);
+    const pair = await issue(cn, o, hosts, by);
     writeFileAtomic(key, pair.key, 0o600);
     writeFileAtomic(crt, pair.cert, 0o600);
     return pair;
   };
 
-  const clientCa = await ensureClientCa(dir, log);
+  const clientCa = await ensureCa(dir, 'client-ca', 'coxswain-client-ca', log);
+  const frontProxyCa = await ensureCa(dir, 'front-proxy-ca', 'coxswain-front-proxy-ca', log);
+  const frontProxy = await ensure('front-proxy-client', FRONT_PROXY_CN, [], undefined, frontProxyCa);
   const issued = new IssuedCertificates(join(dir, 'issued'));
   const serverHosts = serverHostsOf(options);
   const server = await ensure('server', 'coxswain-hub', [], serverHosts);
@@ -248,6 +274,8 @@ export async function createPki(dataDir: string, options: PkiOptions = {}): Prom
     caHash: spkiHash(ca),
     server,
     clientCaPem: clientCa.cert,
+    frontProxyCaPem: frontProxyCa.cert,
+    frontProxy,
     serverHosts,
     signingPublicKey,
     issued,
@@ -307,10 +335,10 @@ export async function createPki(dataDir: string, options: PkiOptions = {}): Prom
 const pemOf = (k: KeyObject): string =>
   k.export({ type: k.type === 'public' ? 'spki' : 'pkcs8', format: 'pem' }) as string;
 
-/** Loads the CA of requests, or makes it: without it, what it signed is void and can be asked for again. */
-async function ensureClientCa(dir: string, log: Log): Promise<KeyPair> {
-  const crt = join(dir, 'client-ca.crt');
-  const keyFile = join(dir, 'client-ca.key');
+/** Loads a CA, or makes it, where what it signed can be asked for again: without it that is void. */
+async function ensureCa(dir: string, name: string, cn: string, log: Log): Promise<KeyPair> {
+  const crt = join(dir, `${name}.crt`);
+  const keyFile = join(dir, `${name}.key`);
   if (existsSync(crt)) {
     try {
       const pair = { cert: readFileSync(crt, 'utf8'), key: readFileSync(keyFile, 'utf8') };
@@ -321,7 +349,7 @@ async function ensureClientCa(dir: string, log: Log): Promise<KeyPair> {
     }
   }
   const key = pemOf(generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey);
-  const subject = { cn: 'coxswain-client-ca' };
+  const subject = { cn };
   const cert = await issueCertificate({ subject, privateKey: key, validity: CA_VALIDITY });
   writeFileAtomic(keyFile, key, 0o600);
   writeFileAtomic(crt, cert, 0o600);

@@ -372,6 +372,17 @@ export const SAMPLES: Readonly<Record<string, AnyObject>> = {
     aggregationRule: { clusterRoleSelectors: [selector] },
   },
   'rbac.authorization.k8s.io/v1/clusterrolebindings': { roleRef: roleRef('ClusterRole'), subjects },
+  'apiregistration.k8s.io/v1/apiservices': {
+    metadata: { name: 'v1.odd.example.com' },
+    spec: {
+      group: 'odd.example.com',
+      version: 'v1',
+      groupPriorityMinimum: 1000,
+      versionPriority: 15,
+      service: { namespace: 'default', name: 'odd', port: 443 },
+      insecureSkipTLSVerify: true,
+    },
+  },
   'apiextensions.k8s.io/v1/customresourcedefinitions': {
     metadata: { name: 'things.example.com' },
     spec: {
