@@ -1,4 +1,4 @@
-import type { Container, Pod, Secret } from 'kubernetes-types/core/v1.js';
+import type { Container, Pod, Secret, Service } from 'kubernetes-types/core/v1.js';
 import { describe, expect, it } from 'vitest';
 import { qosClassOf } from '../../api/kinds/qos.js';
 import { pullPolicy } from './apply.js';
@@ -13,12 +13,14 @@ const facts: PodFacts = {
   podIPs: ['10.0.0.5', 'fd00::5'],
   allocatable: { cpuMilli: 4000, memoryBytes: 8 * 2 ** 30, ephemeralStorageBytes: 2 ** 30 },
 };
+const services: Service[] = [];
 const base64 = (s: string) => Buffer.from(s).toString('base64');
 const config: Config = {
-  configMap: (ns, n) => (ns === 'ns' && n === 'cm' ? { data: { a: '1', 'bad key': 'x' } } : undefined),
+  configMap: (ns, n) => (ns === 'ns' && n === 'cm' ? { data: { a: '1', 'bad=key': 'x' } } : undefined),
   secret: (ns, n) => (ns === 'ns' && n === 's' ? { data: { token: base64('t0p') } } : undefined),
   token: () => undefined,
   pullSecrets: () => [],
+  services: (ns) => (ns === 'ns' ? services : []),
 };
 const podOf = (c: Partial<Container>, spec: object = {}): [Pod, Container] => {
   const full = { name: 'c', image: 'i', ...c } as Container;
@@ -34,6 +36,42 @@ const env = (c: Partial<Container>) =>
   Object.fromEntries(containerEnv(...podOf(c), config, facts).map((e) => [e.name, e.value]));
 
 describe('environment', () => {
+  it('tells of the Services of the namespace, unless the pod wants none of it', () => {
+    services.push({
+      metadata: { name: 'my-db', namespace: 'ns' },
+      spec: {
+        clusterIP: '10.96.0.7',
+        ports: [
+          { name: 'sql', port: 5432 },
+          { name: 'stats-x', port: 53, protocol: 'UDP' },
+        ],
+      },
+    });
+    expect(env({ env: [{ name: 'DB', value: '$(MY_DB_SERVICE_HOST)' }] })).toEqual({
+      MY_DB_SERVICE_HOST: '10.96.0.7',
+      MY_DB_SERVICE_PORT: '5432',
+      MY_DB_SERVICE_PORT_SQL: '5432',
+      MY_DB_SERVICE_PORT_STATS_X: '53',
+      MY_DB_PORT: 'tcp://10.96.0.7:5432',
+      MY_DB_PORT_5432_TCP: 'tcp://10.96.0.7:5432',
+      MY_DB_PORT_5432_TCP_PROTO: 'tcp',
+      MY_DB_PORT_5432_TCP_PORT: '5432',
+      MY_DB_PORT_5432_TCP_ADDR: '10.96.0.7',
+      MY_DB_PORT_53_UDP: 'udp://10.96.0.7:53',
+      MY_DB_PORT_53_UDP_PROTO: 'udp',
+      MY_DB_PORT_53_UDP_PORT: '53',
+      MY_DB_PORT_53_UDP_ADDR: '10.96.0.7',
+      DB: '10.96.0.7',
+    });
+    expect(containerEnv(...podOf({}, { enableServiceLinks: false }), config, facts)).toEqual([]);
+    services.length = 0;
+  });
+
+  it('takes names of any printable characters from a ConfigMap', () => {
+    const envFrom = [{ prefix: '1-$#@! ', configMapRef: { name: 'cm' } }];
+    expect(env({ envFrom })).toEqual({ '1-$#@! a': '1' });
+  });
+
   it('says where the API is, once that is known', () => {
     const where = (api: string, c: Partial<Container> = {}) =>
       Object.fromEntries(containerEnv(...podOf(c), config, { ...facts, api }).map((e) => [e.name, e.value]));

@@ -1,5 +1,6 @@
 /** A container's environment, command and args from its spec: references resolved, `$(VAR)` expanded. Pure. */
-import type { ConfigMap, Container, EnvVar, Pod, Secret } from 'kubernetes-types/core/v1.js';
+import type { ConfigMap, Container, EnvVar, Pod, Secret, Service } from 'kubernetes-types/core/v1.js';
+import { envVarName } from '../../api/meta/names.js';
 import { milliQuantity, quantity } from '../../api/meta/quantity.js';
 
 /** The objects of the desired set that references may name. */
@@ -8,6 +9,8 @@ export interface Config {
   secret(namespace: string, name: string): Secret | undefined;
   /** The token that a volume of a pod asks for; undefined until the hub has sent one. */
   token(podUid: string, source: { audience?: string; expirationSeconds?: number }): string | undefined;
+  /** Services that have an address, of a namespace. */
+  services(namespace: string): readonly Service[];
   /** Names of a service account's imagePullSecrets. */
   pullSecrets(namespace: string, serviceAccount: string): string[];
 }
@@ -28,8 +31,6 @@ export class ConfigError extends Error {
   override name = 'ConfigError';
 }
 
-const IDENTIFIER = /^[-._a-zA-Z][-._a-zA-Z0-9]*$/;
-
 /**
  * `$(NAME)` replaced by its value, `$$` by `$`; what names no variable stays as it is
  * (third_party/forked/golang/expansion).
@@ -40,34 +41,56 @@ export function expand(text: string, lookUp: (name: string) => string | undefine
   );
 }
 
-/** The variables of the Service `kubernetes` (the kubelet's envvars), by which clients in a pod find the API. */
-function apiVariables(api: string): [name: string, value: string][] {
-  const at = api.lastIndexOf(':');
-  const host = api.slice(0, at).replace(/^\[|\]$/g, '');
-  const port = api.slice(at + 1);
-  const url = `tcp://${api}`;
-  const prefix = `KUBERNETES_PORT_${port}_TCP`;
-  return [
-    ['KUBERNETES_SERVICE_HOST', host],
-    ['KUBERNETES_SERVICE_PORT', port],
-    ['KUBERNETES_SERVICE_PORT_HTTPS', port],
-    ['KUBERNETES_PORT', url],
-    [prefix, url],
-    [`${prefix}_PROTO`, 'tcp'],
-    [`${prefix}_PORT`, port],
-    [`${prefix}_ADDR`, host],
+const shouted = (name: string): string => name.toUpperCase().replaceAll('-', '_');
+
+/** The variables by which programs find a Service (the kubelet's envvars). */
+function serviceVariables({ metadata, spec }: Service): [name: string, value: string][] {
+  const host = spec?.clusterIP ?? '';
+  const ports = spec?.ports ?? [];
+  const [first] = ports;
+  if (!first) return [];
+  const name = shouted(metadata?.name ?? '');
+  const out: [string, string][] = [
+    [`${name}_SERVICE_HOST`, host],
+    [`${name}_SERVICE_PORT`, String(first.port)],
   ];
+  for (const p of ports) if (p.name) out.push([`${name}_SERVICE_PORT_${shouted(p.name)}`, String(p.port)]);
+  for (const p of ports) {
+    const protocol = p.protocol ?? 'TCP';
+    const url = `${protocol.toLowerCase()}://${host.includes(':') ? `[${host}]` : host}:${p.port}`;
+    if (p === first) out.push([`${name}_PORT`, url]);
+    const prefix = `${name}_PORT_${p.port}_${protocol}`;
+    out.push(
+      [prefix, url],
+      [`${prefix}_PROTO`, protocol.toLowerCase()],
+      [`${prefix}_PORT`, String(p.port)],
+      [`${prefix}_ADDR`, host],
+    );
+  }
+  return out;
 }
 
-/** Resolves the environment; throws ConfigError naming what is missing. Of Services it names the API's alone. */
+/** The Service `kubernetes`, at the address where this device reaches the API. */
+function apiService(api: string): Service {
+  const at = api.lastIndexOf(':');
+  const clusterIP = api.slice(0, at).replace(/^\[|\]$/g, '');
+  const ports = [{ name: 'https', protocol: 'TCP', port: Number(api.slice(at + 1)) }];
+  return { metadata: { name: 'kubernetes' }, spec: { clusterIP, ports } };
+}
+
+/** Resolves the environment; throws ConfigError naming what is missing. */
 export function containerEnv(
   pod: Pod,
   c: Container,
   config: Config,
   facts: PodFacts,
 ): { name: string; value: string }[] {
-  const env = new Map<string, string>(facts.api ? apiVariables(facts.api) : []);
   const namespace = pod.metadata?.namespace ?? 'default';
+  const services = [
+    ...(pod.spec?.enableServiceLinks === false ? [] : config.services(namespace)),
+    ...(facts.api ? [apiService(facts.api)] : []),
+  ];
+  const env = new Map<string, string>(services.flatMap(serviceVariables));
   for (const from of c.envFrom ?? []) {
     const ref = from.configMapRef ?? from.secretRef;
     if (!ref?.name) continue;
@@ -84,7 +107,7 @@ export function containerEnv(
     for (const [key, value] of Object.entries(data ?? {})) {
       const name = (from.prefix ?? '') + key;
       // The kubelet leaves such keys out as well (InvalidEnvironmentVariableNames).
-      if (IDENTIFIER.test(name)) env.set(name, value);
+      if (envVarName(name).length === 0) env.set(name, value);
     }
   }
   for (const e of c.env ?? []) {

@@ -332,6 +332,7 @@ export class PodManager implements PodHost {
         const token = of?.tokens[tokenName(source)];
         return of && token && jwt(of.kid, token.c, token.s);
       },
+      services: (ns) => this.#desired?.services?.filter((s) => s.metadata?.namespace === ns) ?? [],
       pullSecrets: (ns, name) =>
         this.#desired?.serviceAccounts
           .find((a) => a.metadata?.name === name && (a.metadata?.namespace ?? 'default') === ns)

@@ -51,6 +51,7 @@ const config: Config = {
   secret: (_, n) => secrets[n],
   token: (_uid, { audience = '', expirationSeconds = 3600 }) => tokens[`${expirationSeconds} ${audience}`],
   pullSecrets: () => [],
+  services: () => [],
 };
 
 beforeEach(() => {

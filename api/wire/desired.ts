@@ -1,4 +1,4 @@
-import type { ConfigMap, Node, Pod, Secret, ServiceAccount } from 'kubernetes-types/core/v1.js';
+import type { ConfigMap, Node, Pod, Secret, Service, ServiceAccount } from 'kubernetes-types/core/v1.js';
 import type { RuntimeClass } from 'kubernetes-types/node/v1.js';
 
 /**
@@ -23,6 +23,8 @@ export interface DesiredSet {
   tokens?: PodTokens[];
   /** The node itself, when it has settings of its link: its name and those annotations, nothing else. */
   nodes?: Node[];
+  /** Those that the pods see in their environment: name, cluster address and ports, nothing else. */
+  services?: Service[];
 }
 
 /** The tokens of one pod; `metadata` is the pod's. */

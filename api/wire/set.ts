@@ -14,6 +14,7 @@ export const ITEM_KINDS = {
   r: 'runtimeClasses',
   t: 'tokens',
   n: 'nodes',
+  v: 'services',
   p: 'pods',
 } as const satisfies Record<string, Exclude<keyof DesiredSet, 'generation'>>;
 
@@ -50,6 +51,7 @@ export function toDesiredSet(generation: number, items: Items): DesiredSet {
     runtimeClasses: [],
     tokens: [],
     nodes: [],
+    services: [],
   };
   for (const key of [...items.keys()].sort()) {
     const list = set[ITEM_KINDS[key[0] as ItemKind]] as KubeObject[] | undefined;

@@ -1,7 +1,7 @@
 import { generateKeyPairSync } from 'node:crypto';
-import type { Pod, ServiceAccount } from 'kubernetes-types/core/v1.js';
+import type { Pod, Service, ServiceAccount } from 'kubernetes-types/core/v1.js';
 import { describe, expect, it } from 'vitest';
-import { nodes, pods, serviceAccounts } from '../../api/kinds/index.js';
+import { nodes, pods, serviceAccounts, services } from '../../api/kinds/index.js';
 import { silentLog } from '../../api/log.js';
 import { VirtualClock } from '../../api/testing/virtual-clock.js';
 import { encode } from '../../api/wire/codec.js';
@@ -58,6 +58,38 @@ const tokenOf = (items: Items, name: string) => {
 };
 
 describe('the desired set of a node', () => {
+  it('has the Services of the namespaces of its pods, and changes with what pods see of them', async () => {
+    const w = await world();
+    const service = (name: string, spec: object, namespace = 'default') =>
+      w.client.create(services, { metadata: { namespace, name }, spec } as Service);
+    const db = await service('db', { ports: [{ name: 'sql', port: 5432 }] });
+    await service('headless', { clusterIP: 'None', ports: [{ port: 1 }] });
+    const of = async () => {
+      await w.clock.advance(10);
+      const set = w.sets.of('pi1');
+      return [...set].filter(([key]) => key.startsWith('v/')).map(([, item]) => item.object);
+    };
+    expect(await of()).toEqual([]);
+    await w.pod('a');
+    const { clusterIP } = db.spec!;
+    expect(await of()).toEqual([
+      {
+        metadata: { namespace: 'default', name: 'db' },
+        spec: { clusterIP, ports: [{ name: 'sql', port: 5432 }] },
+      },
+    ]);
+    w.changed.length = 0;
+    await w.client.update(services, {
+      ...db,
+      metadata: { ...db.metadata, labels: { a: 'b' } },
+    } as Service);
+    await w.clock.advance(10);
+    expect(w.changed).toEqual([]);
+    await w.client.delete(services, { namespace: 'default', name: 'db' });
+    expect(await of()).toEqual([]);
+    expect(w.changed).toEqual(['pi1']);
+  });
+
   it('has the tokens of its pods, the same for a hub that starts anew', async () => {
     const w = await world();
     await w.pod('a');

@@ -8,6 +8,7 @@ import type {
   Pod,
   PodSpec,
   Secret,
+  Service,
   ServiceAccount,
 } from 'kubernetes-types/core/v1.js';
 import type { RuntimeClass } from 'kubernetes-types/node/v1.js';
@@ -21,6 +22,7 @@ import {
   runtimeClasses,
   secrets,
   serviceAccounts,
+  services,
 } from '../../api/kinds/index.js';
 import { apiVersionOf, type Kind } from '../../api/kinds/kind.js';
 import { linkAnnotations } from '../../api/kinds/link-settings.js';
@@ -64,6 +66,20 @@ export function referencesOf(spec: Frozen<PodSpec> | undefined): { c: Set<string
   }
   for (const p of spec?.imagePullSecrets ?? []) add(s, p.name);
   return { c, s };
+}
+
+/** What a pod's environment says of a Service; undefined of one without an address, and of the API's own, whose address devices know. */
+function shownService({ metadata, spec }: Frozen<Service>): KubeObject | undefined {
+  const { namespace = '', name = '' } = metadata ?? {};
+  const clusterIP = spec?.clusterIP;
+  if (!clusterIP || clusterIP === 'None' || (namespace === 'default' && name === 'kubernetes'))
+    return undefined;
+  const ports = (spec?.ports ?? []).map((p) => ({
+    ...(p.name ? { name: p.name } : {}),
+    ...(p.protocol && p.protocol !== 'TCP' ? { protocol: p.protocol } : {}),
+    port: p.port,
+  }));
+  return { metadata: { namespace, name }, spec: { clusterIP, ports } } as KubeObject;
 }
 
 const TERMINAL = new Set(['Succeeded', 'Failed']);
@@ -116,13 +132,17 @@ class TokenItem implements Item {
   }
 }
 
+/** Kinds of which pods name single objects. */
+type Named = Exclude<ItemKind, 'p' | 't' | 'n' | 'v'>;
+
 /** Nodes' desired sets, and whom a change concerns. Reads the informers' caches and holds no copies of its own. */
 export class DesiredSets {
   readonly #pods: Informer<Pod>;
   readonly #nodes: Informer<Node>;
-  readonly #lookup: { readonly [K in Exclude<ItemKind, 'p' | 't' | 'n'>]: Informer<KubeObject> };
+  readonly #lookup: { readonly [K in Named]: Informer<KubeObject> };
   readonly #claims: Informer<PersistentVolumeClaim>;
   readonly #volumes: Informer<PersistentVolume>;
+  readonly #services: Informer<Service>;
   readonly #items = new WeakMap<object, Item>();
   /** Of pods with tokens, by their spec, which stays the same object through all reports of their status. */
   readonly #tokens = new WeakMap<object, TokenItem>();
@@ -167,6 +187,15 @@ export class DesiredSets {
       });
       return informer;
     };
+    this.#services = informers
+      .of(services)
+      .index('namespace', (s) => (s.metadata?.namespace ? [s.metadata.namespace] : []));
+    this.#services.onChange((_key, now, before) => {
+      const [is, was] = [now, before].map((s) => s && canonical(shownService(s) ?? {}));
+      if (is === was) return;
+      for (const n of this.#wantedBy.get(`services/${(now ?? before)!.metadata?.namespace}`) ?? [])
+        changed(n);
+    });
     this.#lookup = {
       c: watch<ConfigMap>('c', configMaps),
       s: watch<Secret>('s', secrets),
@@ -177,7 +206,14 @@ export class DesiredSets {
 
   /** The newest revision that went into any set. */
   get revision(): number {
-    const all = [this.#pods, this.#nodes, this.#claims, this.#volumes, ...Object.values(this.#lookup)];
+    const all = [
+      this.#pods,
+      this.#nodes,
+      this.#claims,
+      this.#volumes,
+      this.#services,
+      ...Object.values(this.#lookup),
+    ];
     return Math.max(...all.map((i) => Number(i.revision) || 0));
   }
 
@@ -198,7 +234,8 @@ export class DesiredSets {
     const wants = new Set<string>();
     const now = this.clock.now();
     let renewAt = Number.POSITIVE_INFINITY;
-    const want = (kind: Exclude<ItemKind, 'p' | 't' | 'n'>, namespace: string, name: string | undefined) => {
+    const linked = new Set<string>();
+    const want = (kind: Named, namespace: string, name: string | undefined) => {
       if (!name) return undefined;
       const key = itemKey(kind, { metadata: { namespace, name } });
       if (wants.has(key)) return undefined;
@@ -220,11 +257,13 @@ export class DesiredSets {
       const account = want('a', namespace, pod.spec?.serviceAccountName) as ServiceAccount | undefined;
       for (const p of account?.imagePullSecrets ?? []) want('s', namespace, p.name);
       want('r', '', pod.spec?.runtimeClassName);
+      if (pod.spec?.enableServiceLinks !== false) linked.add(namespace);
       const tokens = this.#tokensOf(pod, now);
       if (!tokens) continue;
       items.set(itemKey('t', { metadata: pod.metadata as ObjectMeta }), tokens);
       renewAt = Math.min(renewAt, tokens.until);
     }
+    for (const namespace of linked) this.#addServices(items, wants, namespace);
     const settings = this.#settingsOf(node);
     if (settings) items.set(itemKey('n', settings.object), settings);
     this.#remember(node, wants);
@@ -244,6 +283,19 @@ export class DesiredSets {
     });
     const object = strip('p', { ...pod, spec } as Frozen<Pod>, pods);
     return { hash: this.#hash(object), object };
+  }
+
+  /** What the pods of a namespace see of its Services in their environment. */
+  #addServices(items: Items, wants: Set<string>, namespace: string): void {
+    wants.add(`services/${namespace}`);
+    for (const service of this.#services.by('namespace', namespace)) {
+      const shown = shownService(service);
+      if (!shown) continue;
+      const known = this.#items.get(service);
+      const item = known ?? { hash: this.#hash(shown), object: shown };
+      if (!known) this.#items.set(service, item);
+      items.set(itemKey('v', shown), item);
+    }
   }
 
   /** The node's link settings, when it has any: a node without costs nothing. */
