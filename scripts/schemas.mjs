@@ -213,9 +213,11 @@ export async function makeDefinitions() {
 
   const propertyOf = ({ baseName, type, format }, path, fact = {}) => {
     let property = SPECIAL[path] ? ref(SPECIAL[path]) : typeOf(type, format);
-    if (fact.quantity)
-      property =
-        property.type === 'object' ? { type: 'object', additionalProperties: ref(QUANTITY) } : ref(QUANTITY);
+    if (fact.quantity) {
+      const { type: form } = property;
+      if (form === 'object') property = { type: form, additionalProperties: ref(QUANTITY) };
+      else property = form === 'array' ? { type: form, items: ref(QUANTITY) } : ref(QUANTITY);
+    }
     if (property.type === 'array') {
       const { type: listType = 'atomic', keys } = fact.list ?? {};
       property['x-kubernetes-list-type'] = listType;

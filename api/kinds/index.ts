@@ -5,6 +5,7 @@ import { customResourceDefinitions } from './crd.js';
 import { cronJobs } from './cronjob.js';
 import { certificateSigningRequests } from './csr.js';
 import { controllerRevisions, daemonSets } from './daemonset.js';
+import { deviceClasses, resourceClaims, resourceClaimTemplates, resourceSlices } from './dra.js';
 import { endpointSlices, endpoints } from './endpoints.js';
 import { events, newEvents } from './event.js';
 import { flowSchemas, priorityLevelConfigurations } from './flowcontrol.js';
@@ -61,6 +62,7 @@ export {
   customResourceDefinitions,
   daemonSets,
   deployments,
+  deviceClasses,
   endpointSlices,
   endpoints,
   events,
@@ -89,7 +91,10 @@ export {
   priorityLevelConfigurations,
   replicaSets,
   replicationControllers,
+  resourceClaims,
+  resourceClaimTemplates,
   resourceQuotas,
+  resourceSlices,
   roleBindings,
   roles,
   runtimeClasses,
@@ -152,6 +157,10 @@ export const allKinds: readonly Kind[] = [
   csiDrivers,
   csiNodes,
   csiStorageCapacities,
+  deviceClasses,
+  resourceClaims,
+  resourceClaimTemplates,
+  resourceSlices,
   roles,
   roleBindings,
   clusterRoles,

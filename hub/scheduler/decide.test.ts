@@ -172,6 +172,12 @@ describe('what keeps a pod from a node', () => {
       [[aPod('q', { hostNetwork: true, containers: [{ name: 'c', ports: [{ containerPort: 80 }] }] }), 'a']],
     ],
     [
+      'claims of devices',
+      spec({ resourceClaims: [{ name: 'gpu' }] }),
+      [aNode('a')],
+      '0/1 nodes are available: 1 cannot allocate all claims.',
+    ],
+    [
       'no runtime at all',
       aPod('p'),
       [aNode('a', (n) => Object.assign(n.metadata!, { labels: {} }))],

@@ -99,6 +99,10 @@ export const FILTERS = {
     return "node(s) didn't have any runtime handler";
   },
 
+  /** Nothing here hands devices out. */
+  DynamicResources: (w) =>
+    w.pod.pod.spec?.resourceClaims?.length ? 'cannot allocate all claims' : undefined,
+
   NodePorts: (w, { portUsers }) => {
     if (w.pod.ports.length === 0) return undefined;
     for (const other of portUsers.values())

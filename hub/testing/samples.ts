@@ -73,6 +73,15 @@ const subjects = [
   { kind: 'User', name: 'u', apiGroup: 'rbac.authorization.k8s.io' },
   { kind: 'ServiceAccount', name: 's', namespace: 'default' },
 ];
+const claimSpec = {
+  devices: {
+    requests: [
+      { name: 'r', exactly: { deviceClassName: 'c', allocationMode: 'ExactCount', count: 1 } },
+      { name: 's', firstAvailable: [{ name: 't', deviceClassName: 'c', allocationMode: 'All' }] },
+    ],
+    constraints: [{ requests: ['r', 's/t'], matchAttribute: 'example.com/size' }],
+  },
+};
 const rules = [{ apiGroups: [''], resources: ['pods'], resourceNames: ['p'], verbs: ['get'] }];
 const roleRef = (kind: string) => ({ apiGroup: 'rbac.authorization.k8s.io', kind, name: 'r' });
 const webhook = (validating: boolean) => ({
@@ -364,6 +373,22 @@ export const SAMPLES: Readonly<Record<string, AnyObject>> = {
     storageClassName: 'x',
     capacity: '1Gi',
     nodeTopology: selector,
+  },
+  'resource.k8s.io/v1/deviceclasses': {
+    spec: {
+      selectors: [{ cel: { expression: 'true' } }],
+      config: [{ opaque: { driver: 'example.com', parameters: { a: 'b' } } }],
+    },
+  },
+  'resource.k8s.io/v1/resourceclaims': { spec: claimSpec },
+  'resource.k8s.io/v1/resourceclaimtemplates': { spec: { spec: claimSpec } },
+  'resource.k8s.io/v1/resourceslices': {
+    spec: {
+      driver: 'example.com',
+      pool: { name: 'pool', generation: 1, resourceSliceCount: 1 },
+      nodeName: 'n',
+      devices: [{ name: 'd', attributes: { size: { int: 1 } } }],
+    },
   },
   'rbac.authorization.k8s.io/v1/roles': { rules },
   'rbac.authorization.k8s.io/v1/rolebindings': { roleRef: roleRef('Role'), subjects },
