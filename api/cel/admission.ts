@@ -1,6 +1,8 @@
 /** CEL for admission: policies and the match conditions of webhooks (apiserver pkg/admission/plugin/cel). */
 import { AUTHORIZER, registerAuthorizer } from './authorizer.js';
 import { type Compiled, Language, type ObjectTypes } from './cel.js';
+import { goTypeName } from './literals.js';
+import { patchMessages, registerPatches } from './patches.js';
 
 const REQUEST = 'kubernetes.AdmissionRequest';
 const VARIABLES = 'kubernetes.variables';
@@ -33,6 +35,8 @@ const REQUEST_TYPES: ObjectTypes = {
 export interface Names {
   params?: boolean;
   authorizer?: boolean;
+  /** Types and functions for making patches. */
+  patches?: boolean;
   /** Of a policy: name → type, as far as they are known. */
   variables?: Readonly<Record<string, string>>;
   /** The types of `object`, `oldObject` and `params` where they are known, and a language that has these types. */
@@ -45,6 +49,7 @@ export interface Names {
 export function checkingLanguage({
   params,
   authorizer,
+  patches,
   variables,
   types,
   object = 'dyn',
@@ -61,8 +66,12 @@ export function checkingLanguage({
       ...(variables ? { variables: VARIABLES } : {}),
     },
     { ...REQUEST_TYPES, ...(variables ? { [VARIABLES]: variables } : {}) },
-    authorizer ? registerAuthorizer : undefined,
+    (environment, owned) => {
+      if (authorizer) registerAuthorizer(environment, owned);
+      if (patches) registerPatches(environment, owned);
+    },
     types,
+    patches ? patchMessages : undefined,
   );
 }
 
@@ -75,38 +84,58 @@ export const conditionLanguage = (params: boolean, authorizer: boolean): Languag
   COMMON[Number(params) * 2 + Number(authorizer)]!;
 
 /** In which expressions run: values are what they are. */
-const running = new Language(
-  {
-    object: 'dyn',
-    oldObject: 'dyn',
-    request: 'dyn',
-    namespaceObject: 'dyn',
-    params: 'dyn',
-    variables: 'dyn',
-    authorizer: AUTHORIZER,
-  },
-  {},
-  registerAuthorizer,
-);
+const running = (patches: boolean): Language =>
+  new Language(
+    {
+      object: 'dyn',
+      oldObject: 'dyn',
+      request: 'dyn',
+      namespaceObject: 'dyn',
+      params: 'dyn',
+      variables: 'dyn',
+      authorizer: AUTHORIZER,
+    },
+    {},
+    (environment, owned) => {
+      registerAuthorizer(environment, owned);
+      if (patches) registerPatches(environment, owned);
+    },
+    undefined,
+    patches ? patchMessages : undefined,
+  );
+const plainly = running(false);
+const patching = running(true);
 
-/** An expression ready to run. */
-export const admissionProgram = (expression: string): Compiled => running.compile(expression);
+/** An expression ready to run; `patches`: it makes one. */
+export const admissionProgram = (expression: string, patches = false): Compiled =>
+  (patches ? patching : plainly).compile(expression);
 
-/** What is wrong with an expression that must be of one of `types`; undefined when it is right. */
+/**
+ * What is wrong with an expression that must be of one of `types`, of whichever when there are none; undefined when it is
+ * right.
+ */
 export function expressionProblem(
   language: Language,
   expression: string,
   types: readonly string[],
+  patches = false,
 ): string | undefined {
   const checked = language.compile(expression);
   if ('wrong' in checked) return `compilation failed: ${checked.wrong}`;
-  if (checked.type !== 'dyn' && !types.includes(checked.type))
+  if (types.length && !types.includes(checked.type) && !couldBe(checked.type, types)) {
+    const wanted = types.map(goTypeName);
+    const got = goTypeName(checked.type);
     return types.length === 1
-      ? `must evaluate to ${types[0]}`
-      : `must evaluate to one of [${types.map((t) => (t === 'null' ? 'null_type' : t)).join(' ')}]`;
-  const run = running.compile(expression);
+      ? `must evaluate to ${wanted[0]} but got ${got}`
+      : `must evaluate to one of [${wanted.join(' ')}] but got ${got}`;
+  }
+  const run = admissionProgram(expression, patches);
   return 'wrong' in run ? `compilation failed: ${run.wrong}` : undefined;
 }
+
+/** Whether only the value will tell. */
+const couldBe = (type: string, types: readonly string[]): boolean =>
+  type === 'dyn' || (type === 'list' && types.some((t) => t.startsWith('list<')));
 
 /** A JSON value as CEL sees what it has no schema of: whole numbers are int. */
 export function plainToCel(v: unknown): unknown {

@@ -3,7 +3,8 @@
  * expression passes, so that none of them can take the hub's time or memory.
  */
 import type { Environment } from '@marcbachmann/cel-js';
-import { keyOf, OWN, registerLibraries } from './functions.js';
+import { equal, keyOf, OWN, registerLibraries } from './functions.js';
+import { CelMessage, giveMeanings, type Messages, type MessageTypes, paint } from './literals.js';
 import { type Context, type Evaluator, hasMacro, type Node, registerMacros } from './macros.js';
 import { charge, metered, TooMuchWork, type Work } from './work.js';
 
@@ -14,6 +15,8 @@ export const CALL_LIMIT = 1_000_000;
 /** What all expressions of one object may cost: a quarter of Kubernetes' RuntimeCELCostBudget, for a slower hub with one thread. */
 export const COST_BUDGET = 2_500_000;
 const MAX_COMPILED = 1000;
+/** Of message types that expressions name; then what is compiled is forgotten, and they with it. */
+const MAX_MESSAGE_TYPES = 500;
 
 /** Why a text is no expression: `ERROR: <input>:1:6: …` with a picture of where. */
 export interface Problem {
@@ -127,9 +130,11 @@ function chargeDeep(v: unknown): void {
   else if (typeof v === 'object' && v !== null) {
     const items = Array.isArray(v)
       ? v
-      : Object.getPrototypeOf(v) === Object.prototype
-        ? Object.values(v)
-        : [];
+      : v instanceof Map
+        ? [...v.values()]
+        : Object.getPrototypeOf(v) === Object.prototype
+          ? Object.values(v)
+          : [];
     charge(items.length + 1);
     for (const x of items) if (typeof x === 'string' || typeof x === 'object') chargeDeep(x);
   }
@@ -226,21 +231,26 @@ export class Language {
   readonly #types: ObjectTypes;
   readonly #extend: ((environment: Environment, owned: Set<string>) => void) | undefined;
   readonly #parent: Language | undefined;
+  readonly #messages: Messages | undefined;
+  readonly #messageTypes = new Map<string, NonNullable<ReturnType<MessageTypes['of']>>>();
   readonly #compiled = new Map<string, Compiled>();
   #environment: Environment | undefined;
   #owned: ReadonlySet<string> = new Set();
 
   /**
    * `variables`: name → type in the language's words. `extend` puts more functions in. What `parent` knows is known as
-   * well: types that are many are put into one that is the parent of others.
+   * well: types that are many are put into one that is the parent of others. `messages`: of which types values can be
+   * made; such a language is no one's parent.
    */
   constructor(
     variables: Readonly<Record<string, string>>,
     types: ObjectTypes = {},
     extend?: (environment: Environment, owned: Set<string>) => void,
     parent?: Language,
+    messages?: Messages,
   ) {
     this.#parent = parent;
+    this.#messages = messages;
     this.#variables = variables;
     this.#types = types;
     this.#extend = extend;
@@ -272,12 +282,46 @@ export class Language {
     return environment;
   }
 
+  #forget(): void {
+    this.#environment = undefined;
+    this.#messageTypes.clear();
+    this.#compiled.clear();
+  }
+
+  #message(name: string): ReturnType<MessageTypes['of']> {
+    const known = this.#messageTypes.get(name);
+    if (known) return known;
+    const found = this.#messages?.(name);
+    if (!found) return undefined;
+    const make = class extends CelMessage {
+      override get type(): string {
+        return name;
+      }
+    };
+    const environment = this.#open();
+    environment.registerType(name, {
+      ctor: make,
+      ...(found.fields ? { fields: { ...found.fields } } : {}),
+    } as never);
+    environment.registerOperator(`${name} == ${name}`, equal);
+    const type = { make, fields: found.fields };
+    this.#messageTypes.set(name, type);
+    return type;
+  }
+
   #compile(text: string): Compiled {
     if (text.length > MAX_EXPRESSION) return { wrong: `is longer than ${MAX_EXPRESSION} characters` };
+    if (this.#messageTypes.size >= MAX_MESSAGE_TYPES) this.#forget();
     const environment = this.#open();
     try {
-      const parsed = environment.parse(text);
+      const painted = paint(text);
+      const parsed = environment.parse(painted.text);
       const root = parsed.ast as unknown as Node;
+      if (painted.literals.size > 0) {
+        const nodes: Node[] = [];
+        walk(root, (node) => nodes.push(node));
+        giveMeanings(nodes, painted, { of: (name) => this.#message(name) }, cel().optional);
+      }
       const names = new Set<string>();
       walk(root, (node) => {
         if (node.op === 'id') names.add(node.args as string);

@@ -5,6 +5,7 @@
 import type { Environment, Optional } from '@marcbachmann/cel-js';
 import { Cidr, Ip } from './addresses.js';
 import { formatText } from './format.js';
+import { CelMessage } from './literals.js';
 import { pattern } from './pattern.js';
 import { CelQuantity, CelUrl, FORMATS, Format, Semver } from './values.js';
 import { charge } from './work.js';
@@ -177,8 +178,8 @@ const inRange = (n: bigint): bigint => {
   return n;
 };
 
-/** Equality of the language, for values that it has no message types in. */
-function equal(a: unknown, b: unknown): boolean {
+/** Equality of the language. */
+export function equal(a: unknown, b: unknown): boolean {
   charge(1);
   if (a === b) return true;
   if (typeof a === 'number' && typeof b === 'bigint') return a === Number(b);
@@ -187,6 +188,13 @@ function equal(a: unknown, b: unknown): boolean {
   if (Array.isArray(a)) return Array.isArray(b) && a.length === b.length && a.every((x, i) => equal(x, b[i]));
   if (a instanceof CelQuantity) return b instanceof CelQuantity && a.compare(b) === 0;
   if (a instanceof Date) return b instanceof Date && a.getTime() === b.getTime();
+  if (a instanceof CelMessage)
+    return (
+      b instanceof CelMessage &&
+      a.type === b.type &&
+      a.size === b.size &&
+      [...a].every(([k, x]) => b.has(k) && equal(x, b.get(k)))
+    );
   const plain = (o: object) => Object.getPrototypeOf(o) === Object.prototype;
   if (!plain(a) || !plain(b)) return String(a) === String(b) && a.constructor === b.constructor;
   const keys = Object.keys(a);
@@ -308,7 +316,9 @@ const optionals = (optional: typeof Optional): Table => ({
       x === false ||
       x === 0n ||
       x === 0 ||
-      (typeof x === 'object' && !(x instanceof Date) && Object.keys(x).length === 0);
+      (x instanceof Map
+        ? x.size === 0
+        : typeof x === 'object' && !(x instanceof Date) && Object.keys(x).length === 0);
     return zero ? optional.none() : optional.of(x);
   },
 });

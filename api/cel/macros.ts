@@ -24,6 +24,9 @@ export interface Type {
   name: string;
   keyType?: Type;
   valueType: Type;
+  /** The type that both are of; null when there is none. */
+  unify(registry: Checker['registry'], other: Type): Type | null;
+  matches(other: Type): boolean;
 }
 export interface Context {
   forkWithVariable(name: string, type: Type): Context;
@@ -34,7 +37,7 @@ export interface Evaluator {
   run(node: Node, ctx: Context): unknown;
   tryEval(node: Node, ctx: Context): unknown;
 }
-interface Checker {
+export interface Checker {
   check(node: Node, ctx: Context): Type;
   getType(name: string): Type;
   createError(code: string, message: string, node: Node): Error;

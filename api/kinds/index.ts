@@ -16,6 +16,7 @@ import type { Kind } from './kind.js';
 import { leases } from './lease.js';
 import { limitRanges } from './limitrange.js';
 import { nodeMetrics, podMetrics } from './metrics.js';
+import { mutatingAdmissionPolicies, mutatingAdmissionPolicyBindings } from './mutatingpolicies.js';
 import { namespaces } from './namespace.js';
 import { ingressClasses, ingresses, networkPolicies } from './networking.js';
 import { nodes } from './node.js';
@@ -75,6 +76,8 @@ export {
   leases,
   limitRanges,
   localSubjectAccessReviews,
+  mutatingAdmissionPolicies,
+  mutatingAdmissionPolicyBindings,
   mutatingWebhookConfigurations,
   namespaces,
   networkPolicies,
@@ -169,6 +172,8 @@ export const allKinds: readonly Kind[] = [
   certificateSigningRequests,
   mutatingWebhookConfigurations,
   validatingWebhookConfigurations,
+  mutatingAdmissionPolicies,
+  mutatingAdmissionPolicyBindings,
   validatingAdmissionPolicies,
   validatingAdmissionPolicyBindings,
   flowSchemas,

@@ -90,6 +90,10 @@ export function qualifiedResource(resource: string, group = ''): string {
   return group ? `${resource}.${group}` : resource;
 }
 
+/** What went wrong inside, or with something that is not the client. */
+export const internalError = (why: string): ApiError =>
+  new ApiError('InternalError', `Internal error occurred: ${why}`, { causes: [{ message: why }] });
+
 export const notFound = (resource: string, name: string, group = ''): ApiError =>
   new ApiError('NotFound', `${qualifiedResource(resource, group)} "${name}" not found`, {
     name,

@@ -164,6 +164,28 @@ describe('odd objects', () => {
       },
       'odd',
     );
+    await post(
+      `${group}/mutatingadmissionpolicies`,
+      {
+        spec: {
+          matchConstraints: {
+            resourceRules: [{ operations: ['*'], apiGroups: ['*'], apiVersions: ['*'], resources: ['*/*'] }],
+          },
+          mutations: [
+            {
+              patchType: 'ApplyConfiguration',
+              applyConfiguration: {
+                expression: 'Object{metadata: Object.metadata{annotations: {"odd": "yes"}}}',
+              },
+            },
+          ],
+          reinvocationPolicy: 'IfNeeded',
+          failurePolicy: 'Ignore',
+        },
+      },
+      'odd',
+    );
+    await post(`${group}/mutatingadmissionpolicybindings`, { spec: { policyName: 'odd' } }, 'odd');
   });
 
   async function post(path: string, body: AnyObject, name?: string): Promise<void> {

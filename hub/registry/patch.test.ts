@@ -47,6 +47,8 @@ describe('JSON patch (RFC 6902)', () => {
         const into = 'from' in op && `${op.path}/`.startsWith(`${op.from}/`);
         // The oracle lets a value be moved into itself and reads `length` of arrays.
         fc.pre(!(op.op === 'move' && into));
+        // What is not there is null for a test, as in Kubernetes.
+        fc.pre(!(op.op === 'test' && op.value === null));
         let ours: unknown;
         try {
           ours = jsonPatch(deepCopy(doc), [op]);
@@ -69,6 +71,7 @@ describe('JSON patch (RFC 6902)', () => {
     [[{ op: 'add', path: '/constructor/prototype/polluted', value: 1 }], 422],
     [[{ op: 'replace', path: '/nope', value: 1 }], 422],
     [[{ op: 'test', path: '/metadata/name', value: 'y' }], 422],
+    [[{ op: 'test', path: '/metadata/nope', value: 'y' }], 422],
     [[{ op: 'remove', path: '' }], 422],
     [[{ op: 'add', path: 'x', value: 1 }], 400],
     [[{ op: 'add', path: '/x' }], 400],

@@ -17,8 +17,15 @@ const MAX_COPIED = 16 << 20;
 const own = (o: unknown, key: string): unknown =>
   typeof o === 'object' && o !== null && Object.hasOwn(o, key) ? (o as Json)[key] : undefined;
 
-const failed = (why: string): ApiError =>
-  new ApiError('Invalid', `the server rejected our request due to an error in our request: ${why}`);
+const REJECTED = 'the server rejected our request due to an error in our request';
+const failed = (why: string): ApiError => new ApiError('Invalid', `${REJECTED}: ${why}`);
+
+/** A `test` of a JSON patch does not hold. */
+export class TestFailed extends ApiError {
+  constructor(path: unknown) {
+    super('Invalid', `${REJECTED}: testing value ${String(path)} failed: test failed`);
+  }
+}
 
 function parsePointer(pointer: unknown, op: string): string[] {
   if (typeof pointer !== 'string' || (pointer !== '' && !pointer.startsWith('/')))
@@ -116,7 +123,10 @@ export function jsonPatch(target: Json, patch: unknown): Json {
       add(path, deepCopy(source), what);
     } else if (op === 'test') {
       const want = Object.hasOwn(operation, 'value') ? operation['value'] : null;
-      if (!deepEqual(read(root, path, what), want)) throw failed(`${what}: the value differs`);
+      // What is not there is null.
+      const parent = path.length > 0 ? container(root, path, what) : undefined;
+      const absent = isPlainObject(parent) && !Object.hasOwn(parent, path[path.length - 1]!);
+      if (!deepEqual(absent ? null : read(root, path, what), want)) throw new TestFailed(operation['path']);
     } else throw badRequest(`unknown JSON patch operation ${JSON.stringify(operation['op'])}`);
   }
   if (!isPlainObject(root)) throw failed('the patched document is no object');

@@ -165,6 +165,21 @@ export function problemsOf(value: unknown, schema: Schema | undefined, path: Pat
   });
 }
 
+/** The paths, by index, of all lists, maps and structs of an applied object that are one leaf. */
+export function atomicsOf(value: unknown, schema: Schema | undefined, path = ''): string[] {
+  if (isPlainObject(value)) {
+    const map = mapNode(schema);
+    if (!map) return [path];
+    return Object.entries(value as Json).flatMap(([key, v]) =>
+      atomicsOf(v, below(map, key), `${path}.${key}`),
+    );
+  }
+  if (!Array.isArray(value)) return [];
+  const list = listNode(schema);
+  if (!list) return [path];
+  return value.flatMap((item, i) => atomicsOf(item, list.items, `${path}[${i}]`));
+}
+
 /** No path is in more than one of them. */
 export interface Comparison {
   added: FieldSet;

@@ -515,6 +515,37 @@ export const SAMPLES: Readonly<Record<string, AnyObject>> = {
       },
     },
   },
+  'admissionregistration.k8s.io/v1/mutatingadmissionpolicies': {
+    spec: {
+      paramKind: { apiVersion: 'v1', kind: 'ConfigMap' },
+      matchConstraints: {
+        resourceRules: [
+          { operations: ['CREATE'], apiGroups: ['apps'], apiVersions: ['v1'], resources: ['deployments'] },
+        ],
+        objectSelector: selector,
+      },
+      matchConditions: [{ name: 'm', expression: 'object.spec.replicas > 1' }],
+      variables: [{ name: 'v', expression: 'object.spec.replicas' }],
+      mutations: [
+        {
+          patchType: 'ApplyConfiguration',
+          applyConfiguration: { expression: 'Object{spec: Object.spec{replicas: variables.v}}' },
+        },
+        {
+          patchType: 'JSONPatch',
+          jsonPatch: { expression: '[JSONPatch{op: "add", path: "/metadata/labels", value: {"a": "b"}}]' },
+        },
+      ],
+      reinvocationPolicy: 'IfNeeded',
+    },
+  },
+  'admissionregistration.k8s.io/v1/mutatingadmissionpolicybindings': {
+    spec: {
+      policyName: 'p',
+      paramRef: { name: 'c', namespace: 'default', parameterNotFoundAction: 'Deny' },
+      matchResources: { namespaceSelector: selector },
+    },
+  },
   'authentication.k8s.io/v1/tokenreviews': { spec: { token: 'x', audiences: ['a'] } },
   'authentication.k8s.io/v1/selfsubjectreviews': {},
   'authorization.k8s.io/v1/subjectaccessreviews': {

@@ -1,6 +1,7 @@
 import { defaultIngressClass, defaultStorageClass } from './defaultclass.js';
 import { defaultTolerationSeconds } from './defaulttolerationseconds.js';
-import { validatingPolicies } from './external/policies.js';
+import { mutatingPolicies } from './external/mutatingpolicies.js';
+import { validatingPolicies } from './external/validatingpolicies.js';
 import { type ExternalParts, mutatingWebhooks, validatingWebhooks } from './external/webhooks.js';
 import { limitRanger } from './limitranger.js';
 import { namespaceLifecycle } from './namespacelifecycle.js';
@@ -32,6 +33,7 @@ export const plugins = (parts: AdmissionParts): readonly Plugin[] => [
   persistentVolumeClaimResize,
   runtimeClass,
   defaultIngressClass,
+  mutatingPolicies(parts),
   mutatingWebhooks(parts),
   validatingPolicies(parts),
   validatingWebhooks(parts),

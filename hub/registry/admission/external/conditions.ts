@@ -86,9 +86,14 @@ export class Facts {
   }
 }
 
-/** Runs one expression; the error says what Kubernetes says. */
-export function evaluate(expression: string, values: Record<string, unknown>, work: Work): unknown {
-  const program = admissionProgram(expression);
+/** Runs one expression (one that makes a patch: `patches`); the error says what Kubernetes says. */
+export function evaluate(
+  expression: string,
+  values: Record<string, unknown>,
+  work: Work,
+  patches = false,
+): unknown {
+  const program = admissionProgram(expression, patches);
   if ('wrong' in program) throw new Error(`compilation error: compilation failed: ${program.wrong}`);
   try {
     return program.run(values, work);

@@ -7,10 +7,9 @@ import {
   mutatingWebhookConfigurations,
   validatingWebhookConfigurations,
 } from '../../../../api/kinds/index.js';
-import { apiVersionOf, type Kind } from '../../../../api/kinds/kind.js';
-import { decode } from '../../../../api/kinds/schema.js';
+import type { Kind } from '../../../../api/kinds/kind.js';
 import type { Log } from '../../../../api/log.js';
-import { ApiError } from '../../../../api/meta/errors.js';
+import { ApiError, internalError } from '../../../../api/meta/errors.js';
 import { deepCopy, deepEqual } from '../../../../api/meta/json.js';
 import type { AnyObject } from '../../../../api/meta/object.js';
 import type { Authorizer } from '../../../auth/attributes.js';
@@ -22,6 +21,8 @@ import { settled, Unconverted } from '../../unconverted.js';
 import { forbidden, type Plugin, type Request, type Target, type World } from '../plugin.js';
 import { conditionsHold, Facts } from './conditions.js';
 import { asVersion, type Criteria, isExempt, matchedKind, selected } from './match.js';
+import { readPatched } from './patched.js';
+import { Reinvocation } from './reinvocation.js';
 import { callProblem, denial, readAnswer, reviewBody, reviewVersion, type Verdict } from './review.js';
 
 export interface ExternalParts {
@@ -112,9 +113,6 @@ const REQUEST_MS = 60_000;
 /** A call without a usable answer. */
 class CallFailed extends Error {}
 
-const failure = (why: string): ApiError =>
-  new ApiError('InternalError', `Internal error occurred: ${why}`, { causes: [{ message: why }] });
-
 /** What both sorts share: whether a hook is asked, and the call. */
 class Caller {
   constructor(private readonly parts: ExternalParts) {}
@@ -149,7 +147,7 @@ class Caller {
     } catch (e) {
       if (!(e instanceof CallFailed)) throw e;
       const why = `failed calling webhook ${JSON.stringify(name)}: ${e.message}`;
-      if (failurePolicy !== 'Ignore') throw failure(why);
+      if (failurePolicy !== 'Ignore') throw internalError(why);
       this.parts.log.warn({ webhook: name, configuration: hook.configuration, why }, 'webhook failed open');
       if (this.parts.clock.monotonic() >= deadline)
         throw new ApiError('Timeout', 'request did not complete within requested timeout');
@@ -214,11 +212,7 @@ const plugin = (kind: object, parts: ExternalParts) => {
 /** What a request's mutating webhooks did, from one round to the next. */
 interface Progress {
   readonly deadline: number;
-  /** The object as the last webhook left it. */
-  output?: AnyObject | undefined;
-  /** Asked already, and wanting to be asked again about what others changed later. */
-  readonly asked: Set<Hook>;
-  readonly again: Set<Hook>;
+  readonly rounds: Reinvocation<Hook>;
 }
 
 export function mutatingWebhooks(parts: ExternalParts): Plugin {
@@ -228,16 +222,12 @@ export function mutatingWebhooks(parts: ExternalParts): Plugin {
   async function mutate(request: Request, calls: readonly Call[]): Promise<void> {
     let p = progress.get(request);
     if (!p) {
-      p = { deadline: parts.clock.monotonic() + REQUEST_MS, asked: new Set(), again: new Set() };
+      p = { deadline: parts.clock.monotonic() + REQUEST_MS, rounds: new Reinvocation(request) };
       progress.set(request, p);
     }
     await loadFor(calls);
-    const { asked, again, deadline } = p;
-    const askAgain = () => {
-      for (const hook of asked) again.add(hook);
-      asked.clear();
-    };
-    if (request.round === 2 && !deepEqual(request.object, p.output)) askAgain();
+    const { rounds, deadline } = p;
+    rounds.begin();
     const facts = new Map<Kind, Facts>();
     for (const call of calls) {
       const { hook, as } = call;
@@ -248,17 +238,16 @@ export function mutatingWebhooks(parts: ExternalParts): Plugin {
       }
       const using = seen;
       if (!(await settled(() => caller.wanted(call, request, using)))) continue;
-      if (request.round === 2 && !again.has(hook)) continue;
+      if (rounds.skips(hook)) continue;
       const verdict = await caller.ask(call, request, true, deadline);
       const patch = verdict?.patch;
       if (patch && (await settled(() => applyPatch(request, call, patch)))) {
         facts.clear();
-        askAgain();
-        request.again = true;
+        rounds.changed();
       }
-      if (hook.webhook.reinvocationPolicy === 'IfNeeded') asked.add(hook);
+      if (hook.webhook.reinvocationPolicy === 'IfNeeded') rounds.asked(hook);
     }
-    p.output = deepCopy(request.object);
+    rounds.end();
   }
 
   return {
@@ -272,14 +261,6 @@ export function mutatingWebhooks(parts: ExternalParts): Plugin {
   };
 }
 
-/** Definitions of what subresources carry. */
-const BODIES: Readonly<Record<string, string>> = {
-  'v1/Binding': 'io.k8s.api.core.v1.Binding',
-  'policy/v1/Eviction': 'io.k8s.api.policy.v1.Eviction',
-  'authentication.k8s.io/v1/TokenRequest': 'io.k8s.api.authentication.v1.TokenRequest',
-  'autoscaling/v1/Scale': 'io.k8s.api.autoscaling.v1.Scale',
-};
-
 /**
  * Puts the patched object in its place; false when nothing changed. Throws InternalError for a patch that breaks it, and
  * Unconverted.
@@ -288,26 +269,17 @@ function applyPatch(request: Request, { hook, as }: Call, patch: readonly unknow
   const { name } = hook.webhook;
   const { kind, object } = request;
   if (!object)
-    throw failure(
+    throw internalError(
       `admission webhook ${JSON.stringify(name)} attempted to modify the object, which is not supported for this operation`,
     );
   let next: AnyObject;
   try {
     const from = asVersion(request, object, kind, as);
     next = jsonPatch(deepCopy(from) as Record<string, unknown>, patch) as AnyObject;
-    if (next.kind !== from.kind || next.apiVersion !== from.apiVersion)
-      throw new Error(`the patch makes it a ${String(next.apiVersion)} ${String(next.kind)}`.slice(0, 256));
-    const body = BODIES[`${next.apiVersion}/${next.kind}`];
-    const what = `${next.kind} in version ${JSON.stringify(as.version)} cannot be handled as a ${next.kind}`;
-    if (body && request.subresource) decode(next as Record<string, unknown>, body, what);
-    else if (as.custom) as.custom.decode(next as Record<string, unknown>, what);
-    else decode(next as Record<string, unknown>, as.schema, what);
-    if (as.custom?.conversion) next = asVersion(request, next, as, kind);
-    else if (as !== kind) next.apiVersion = apiVersionOf(kind);
-    if (!request.subresource) kind.setDefaults?.(next);
+    next = readPatched(request, as, from, next).object;
   } catch (e) {
     if (e instanceof Unconverted) throw e;
-    throw failure((e as Error).message);
+    throw internalError((e as Error).message);
   }
   if (deepEqual(next, object)) return false;
   request.object = next;

@@ -144,7 +144,7 @@ describe('ValidatingAdmissionPolicy', () => {
       { validations: [{ expression: 'object.x', reason: 'Nope' }] },
       'spec.validations[0].reason: Unsupported value: "Nope"',
     ],
-    [{ validations: [{ expression: '1 + 1' }] }, 'must evaluate to bool'],
+    [{ validations: [{ expression: '1 + 1' }] }, 'must evaluate to bool but got int'],
     [{ validations: [{ expression: 'params.x' }] }, "undeclared reference to 'params'"],
     [
       { validations: [{ expression: 'variables.later' }], variables: [{ name: 'now', expression: 'true' }] },
@@ -157,10 +157,10 @@ describe('ValidatingAdmissionPolicy', () => {
     ],
     [{}, 'validations or auditAnnotations must contain at least one item'],
     [{ ...short, matchConstraints: {} }, 'spec.matchConstraints.resourceRules: Required value'],
-    [{ ...short, variables: [{ name: 'a-b', expression: '1' }] }, 'name is not a valid CEL identifier'],
+    [{ ...short, variables: [{ name: 'a-b', expression: '1' }] }, 'must be a valid CEL identifier'],
     [
       { auditAnnotations: [{ key: 'a', valueExpression: '1' }] },
-      'must evaluate to one of [string null_type]',
+      'must evaluate to one of [string null_type] but got int',
     ],
   ])('refuses %j', async (spec, text) => expect(await refusal(policy(spec))).toContain(text));
 
