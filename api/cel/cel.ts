@@ -3,7 +3,8 @@
  * expression passes, so that none of them can take the hub's time or memory.
  */
 import type { Environment } from '@marcbachmann/cel-js';
-import { equal, keyOf, OWN, registerLibraries } from './functions.js';
+import { equal, OPERATORS } from './equality.js';
+import { keyOf, OWN, registerLibraries } from './functions.js';
 import { CelMessage, giveMeanings, type Messages, type MessageTypes, paint } from './literals.js';
 import { type Context, type Evaluator, hasMacro, type Node, registerMacros } from './macros.js';
 import { charge, metered, TooMuchWork, type Work } from './work.js';
@@ -146,6 +147,9 @@ let lastError: unknown;
 /** Puts the meter into a checked tree: each step costs 1, and what is looked at as a whole costs its size. */
 function meter(root: Node): void {
   walk(root, (node, parent) => {
+    const own = OPERATORS[node.op];
+    const theirs = node.handle;
+    if (own && theirs) node.handle = (a, b, n, ev) => own(a, b) ?? theirs(a, b, n, ev);
     const { alternate, macro } = node.meta;
     const inner = alternate
       ? (ev: Evaluator, _n: Node, ctx: Context) => alternate.evaluate(ev, alternate, ctx)

@@ -4,8 +4,8 @@
  */
 import type { Environment, Optional } from '@marcbachmann/cel-js';
 import { Cidr, Ip } from './addresses.js';
+import { equal } from './equality.js';
 import { formatText } from './format.js';
-import { CelMessage } from './literals.js';
 import { pattern } from './pattern.js';
 import { CelQuantity, CelUrl, FORMATS, Format, Semver } from './values.js';
 import { charge } from './work.js';
@@ -178,29 +178,6 @@ const inRange = (n: bigint): bigint => {
   return n;
 };
 
-/** Equality of the language. */
-export function equal(a: unknown, b: unknown): boolean {
-  charge(1);
-  if (a === b) return true;
-  if (typeof a === 'number' && typeof b === 'bigint') return a === Number(b);
-  if (typeof a === 'bigint' && typeof b === 'number') return Number(a) === b;
-  if (typeof a !== 'object' || typeof b !== 'object' || a === null || b === null) return false;
-  if (Array.isArray(a)) return Array.isArray(b) && a.length === b.length && a.every((x, i) => equal(x, b[i]));
-  if (a instanceof CelQuantity) return b instanceof CelQuantity && a.compare(b) === 0;
-  if (a instanceof Date) return b instanceof Date && a.getTime() === b.getTime();
-  if (a instanceof CelMessage)
-    return (
-      b instanceof CelMessage &&
-      a.type === b.type &&
-      a.size === b.size &&
-      [...a].every(([k, x]) => b.has(k) && equal(x, b.get(k)))
-    );
-  const plain = (o: object) => Object.getPrototypeOf(o) === Object.prototype;
-  if (!plain(a) || !plain(b)) return String(a) === String(b) && a.constructor === b.constructor;
-  const keys = Object.keys(a);
-  const [x, y] = [a as Record<string, unknown>, b as Record<string, unknown>];
-  return keys.length === Object.keys(b).length && keys.every((k) => Object.hasOwn(y, k) && equal(x[k], y[k]));
-}
 const has = (list: readonly unknown[], x: unknown): boolean => list.some((y) => equal(x, y));
 const within = (a: readonly unknown[], b: readonly unknown[]): boolean => b.every((x) => has(a, x));
 

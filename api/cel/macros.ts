@@ -17,6 +17,8 @@ export interface Node {
     evaluate(ev: Evaluator, node: Node, ctx: Context): unknown;
   };
   evaluate(ev: Evaluator, node: Node, ctx: Context): unknown;
+  /** Of a checked operator. */
+  handle?(left: unknown, right: unknown, node: Node, ev: Evaluator): unknown;
   setMeta(key: string, value: unknown): Node;
 }
 export interface Type {

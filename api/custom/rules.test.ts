@@ -57,6 +57,48 @@ describe('CEL rules', () => {
     expect(texts({ name: 'a', min: 2 }, s, { name: 'a' })).toEqual([]);
   });
 
+  it('know of lists whose order means nothing', () => {
+    const item: JsonSchema = {
+      type: 'object',
+      properties: { 'a-b': { type: 'string' }, n: { type: 'integer' } },
+    };
+    const lists: Record<string, JsonSchema> = {
+      set: { type: 'array', items: { type: 'string' }, 'x-kubernetes-list-type': 'set' },
+      map: {
+        type: 'array',
+        items: item,
+        'x-kubernetes-list-type': 'map',
+        'x-kubernetes-list-map-keys': ['a-b'],
+      },
+    };
+    const holds = (rule: string, v: object, old?: object) =>
+      texts(v, object({ rule }, lists), old).length === 0;
+    const one = { 'a-b': 'x', n: 1 };
+    const two = { 'a-b': 'y', n: 2 };
+    expect(holds('self.list == oldSelf.list', { list: ['a', 'b'] }, { list: ['b', 'a'] })).toBe(false);
+    expect(holds('self.set == oldSelf.set', { set: ['a', 'b'] }, { set: ['b', 'a'] })).toBe(true);
+    expect(holds('self == oldSelf', { set: ['a', 'b'] }, { set: ['b', 'a'] })).toBe(true);
+    expect(holds('self.set != oldSelf.set', { set: ['a', 'c'] }, { set: ['b', 'a'] })).toBe(true);
+    expect(holds('self.map == oldSelf.map', { map: [one, two] }, { map: [two, one] })).toBe(true);
+    expect(holds('self.map == oldSelf.map', { map: [one, two] }, { map: [two, { ...one, n: 3 }] })).toBe(
+      false,
+    );
+    expect(holds('self.set + ["b", "c"] == ["c", "a", "b"]', { set: ['a', 'b'] })).toBe(true);
+    expect(
+      holds(
+        '(self.map + oldSelf.map)[0].n == 5 && size(self.map + oldSelf.map) == 2',
+        { map: [one, two] },
+        {
+          map: [{ ...one, n: 5 }],
+        },
+      ),
+    ).toBe(true);
+    expect(holds('self.list + ["b"] == ["a", "b", "b"]', { list: ['a', 'b'] })).toBe(true);
+    expect(holds('[self.set] == [["b", "a"]] && self.set in [["c"], ["b", "a"]]', { set: ['a', 'b'] })).toBe(
+      true,
+    );
+  });
+
   it('wait until the schema is satisfied', () => {
     expect(texts({ min: 'x' }, object({ rule: 'false' })).at(-1)).toContain(
       'some validation rules were not checked',

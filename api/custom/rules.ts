@@ -10,6 +10,7 @@ import {
   type Program,
   reasonOf,
 } from '../cel/cel.js';
+import { asAssociative } from '../cel/equality.js';
 import { spend, TooMuchWork, type Work } from '../cel/work.js';
 import type { FieldError } from '../kinds/kind.js';
 import { invalid, notSupported, required } from '../meta/field-errors.js';
@@ -202,7 +203,15 @@ function toCel(v: unknown, s: JsonSchema | undefined, root: boolean, work: Work)
   spend(work);
   if (typeof v === 'number') return Number.isInteger(v) && s?.type !== 'number' ? BigInt(v) : v;
   if (typeof v === 'string') return s?.format ? textOf(v, s.format) : v;
-  if (Array.isArray(v)) return v.map((x) => toCel(x, s?.items, false, work));
+  if (Array.isArray(v)) {
+    const list = v.map((x) => toCel(x, s?.items, false, work));
+    const type = s?.['x-kubernetes-list-type'];
+    if (type !== 'set' && type !== 'map') return list;
+    return asAssociative(
+      list,
+      type === 'map' ? (s!['x-kubernetes-list-map-keys'] ?? []).map(celName) : undefined,
+    );
+  }
   if (!isPlainObject(v)) return v;
   const out: Record<string, unknown> = {};
   for (const [key, x] of Object.entries(v)) {
