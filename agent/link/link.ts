@@ -16,6 +16,7 @@ import {
   WireError,
 } from '../../api/wire/codec.js';
 import type { AgentEvent, DesiredSet, NodeReport, PodReport } from '../../api/wire/desired.js';
+import { heardHeld, reportHash } from '../../api/wire/held-reports.js';
 import {
   type Ack,
   type Applied,
@@ -107,6 +108,14 @@ interface Session {
     decoders: Record<'d' | 's/d', Decoder>;
     sealers: Record<'u' | 's/u', SealKey>;
   };
+}
+
+/** Whether the hub that said this welcome has a report, by its text. */
+function heldBy(w: Welcome, session: Session): ((text: string) => boolean) | undefined {
+  const held = heardHeld(w.o);
+  if (held.size === 0 || !session.secret) return undefined;
+  const hash = reportHash(session.secret, session.id);
+  return (text) => held.has(hash(text));
 }
 
 function sealedBy(format: WireFormat, secret: Buffer, session: string): Session['sealed'] {
@@ -543,7 +552,7 @@ export class AgentLink implements Reporter, PullGate {
     // By the hub's time, since this device's own may be wrong.
     const end = Date.parse(new X509Certificate(this.#o.identity.cert).validTo);
     if (end - w.t < RENEW_BEFORE_MS) void this.#send('u', TYPE.renew, { s: session.id } satisfies Renew);
-    this.#outbox.connected(w.r === 1);
+    this.#outbox.connected(w.r === 1, heldBy(w, session));
     this.#compareLater(session);
   }
 

@@ -4,6 +4,7 @@
  */
 import type { Clock } from '../../api/clock.js';
 import type { AgentEvent, NodeReport, PodReport } from '../../api/wire/desired.js';
+import { nodeReportText, podReportText } from '../../api/wire/held-reports.js';
 import type { Report } from '../../api/wire/messages.js';
 import { canonical } from '../../api/wire/set.js';
 import { LIMITS } from '../../api/wire/topics.js';
@@ -44,6 +45,9 @@ interface Batch {
   cancel: () => void;
 }
 
+/** Neither on its way nor acknowledged. */
+const waits = (s: Slot<unknown>): boolean => s.seq > s.sent && s.seq > s.acked;
+
 /** Times of conditions are the hub's business, and would make every report a new one. */
 const withoutTimes = (r: NodeReport): NodeReport => ({
   ...r,
@@ -64,6 +68,12 @@ export class Outbox {
   readonly #batches = new Map<number, Batch>();
   #connected = false;
   #all = false;
+  /** Whether the hub has said in its welcome that it holds a report of this text. */
+  #holds: ((text: string) => boolean) | undefined;
+  /** Uids of pods, and `''` for the node, of which something was said since: what the hub held is no longer the point. */
+  readonly #told = new Set<string>();
+  /** The hub is to hear that its wish for all reports has been heard. */
+  #answer = false;
   #cancelFlush: (() => void) | undefined;
   #retries = 0;
 
@@ -139,9 +149,12 @@ export class Outbox {
     for (const [uid, s] of this.#pods) if (!uids.has(uid) && s.acked === s.seq) this.#pods.delete(uid);
   }
 
-  /** The hub listens. `all`: it knows nothing of this agent's process and wants every report. */
-  connected(all: boolean): void {
+  /** The hub listens. `all`: it knows nothing of this agent's process and wants every report but those that it holds. */
+  connected(all: boolean, holds?: (text: string) => boolean): void {
     this.disconnected();
+    this.#holds = all ? holds : undefined;
+    this.#told.clear();
+    this.#answer = all && holds !== undefined;
     this.#connected = true;
     this.#retries = 0;
     this.#all = all;
@@ -162,6 +175,7 @@ export class Outbox {
   /** What was on its way may be lost: it is all to be sent again. */
   disconnected(): void {
     this.#connected = false;
+    this.#holds = undefined;
     this.#cancelFlush?.();
     this.#cancelFlush = undefined;
     for (const b of this.#batches.values()) b.cancel();
@@ -188,7 +202,6 @@ export class Outbox {
   }
 
   #dirty(): boolean {
-    const waits = (s: Slot<unknown>) => s.seq > s.sent && s.seq > s.acked;
     if (this.#node && waits(this.#node)) return true;
     for (const s of this.#pods.values()) if (waits(s)) return true;
     for (const e of this.#events.values()) if (!e.sent) return true;
@@ -204,13 +217,28 @@ export class Outbox {
   }
 
   #flush(): void {
-    while (this.#connected && this.#batches.size < WINDOW && this.#dirty()) this.#sendBatch();
+    if (this.#connected) this.#leaveOutHeld();
+    while (this.#connected && this.#batches.size < WINDOW && (this.#answer || this.#dirty()))
+      this.#sendBatch();
+  }
+
+  /** What the hub holds already, and of which nothing else was said since it told so. */
+  #leaveOutHeld(): void {
+    const holds = this.#holds;
+    if (!holds) return;
+    const n = this.#node;
+    if (n && waits(n) && !this.#told.has('') && holds(nodeReportText(n.report))) n.acked = n.seq;
+    for (const [uid, s] of this.#pods) {
+      if (!waits(s) || s.report.gone || this.#told.has(uid)) continue;
+      if (holds(podReportText(uid, this.time.correctAll(s.report.status)))) s.acked = s.seq;
+    }
   }
 
   #sendBatch(): void {
     const q = ++this.#batchNumber;
     const r: Report = { e: this.epoch, q, ...(this.#all ? { f: 1 } : {}) };
     const b: Batch = { pods: [], events: [], cancel: () => {} };
+    this.#answer = false;
     let bytes = 0;
     const room = (n: number) => {
       if (bytes > 0 && bytes + n > LIMITS.batch) return false;
@@ -218,17 +246,19 @@ export class Outbox {
       return true;
     };
     const n = this.#node;
-    if (n && n.seq > n.sent && n.seq > n.acked && room(n.text.length)) {
+    if (n && waits(n) && room(n.text.length)) {
       r.n = [n.seq, n.report];
+      if (this.#holds) this.#told.add('');
       n.sent = n.seq;
       b.node = n.seq;
     }
     for (const s of this.#pods.values()) {
-      if (s.seq <= s.sent || s.seq <= s.acked) continue;
+      if (!waits(s)) continue;
       if (!room(s.text.length)) break;
       r.p ??= [];
       r.p.push([s.seq, this.time.correctAll(s.report)]);
       s.sent = s.seq;
+      if (this.#holds) this.#told.add(s.report.uid);
       b.pods.push([s, s.seq]);
     }
     for (const [seq, e] of this.#events) {

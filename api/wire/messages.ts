@@ -124,6 +124,8 @@ export interface Welcome {
   i?: 1;
   /** Send every report again: this hub has not seen this epoch. */
   r?: 1;
+  /** With `r`: all but those with these hashes (held-reports.ts), which the store has as they are. */
+  o?: string;
   /** The set that hello named is the one wanted: nothing else will follow. */
   m?: 1;
   /** The version of the session's frames from here on; absent: 2. */

@@ -2,9 +2,11 @@
 import type { Clock } from '../../api/clock.js';
 import type { Log } from '../../api/log.js';
 import { WireError } from '../../api/wire/codec.js';
-import type { AgentEvent, NodeReport } from '../../api/wire/desired.js';
+import type { AgentEvent, NodeReport, PodReport } from '../../api/wire/desired.js';
+import { type HashText, sayHeld } from '../../api/wire/held-reports.js';
 import { type Report, TYPE, type Welcome } from '../../api/wire/messages.js';
 import type { Client } from '../client.js';
+import type { HeldReports } from './held-reports.js';
 import { InOrder } from './in-order.js';
 import type { NodeLink } from './node-link.js';
 import { applyPodReport } from './reports.js';
@@ -27,17 +29,21 @@ export class Intake {
     private readonly log: Log,
     /** Resolves when the Node object says what `n.report` does. */
     private readonly nodeReported: (n: NodeLink) => Promise<void>,
+    private readonly held: HeldReports,
   ) {}
 
   /** A session of that agent process begins: what the welcome says of reports. */
-  welcome({ intake }: NodeLink, epoch: string): Pick<Welcome, 'r'> {
+  welcome(n: NodeLink, epoch: string, hash: HashText): Pick<Welcome, 'r' | 'o'> {
+    const { intake } = n;
     if (intake.epoch !== epoch) {
       intake.epoch = epoch;
       intake.stored = new Map();
       intake.latest = new Map();
       intake.asked = false;
     }
-    return intake.asked ? {} : { r: 1 };
+    if (intake.asked) return {};
+    const hashes = this.held.of(n, hash);
+    return { r: 1, ...(hashes ? { o: sayHeld(hashes) } : {}) };
   }
 
   async report(n: NodeLink, r: Report): Promise<void> {
@@ -58,7 +64,7 @@ export class Intake {
       }
       if (r.n) work.push(this.#once(n, '', r.n[0], () => this.#nodeReport(n, r.n![1])));
       for (const [seq, pod] of r.p ?? [])
-        work.push(this.#once(n, pod.uid, seq, () => applyPodReport(this.client, n.name, pod, this.log)));
+        work.push(this.#once(n, pod.uid, seq, () => this.#podReport(n, pod)));
       await Promise.all(work);
       if (n.session === session) this.sender.sealed(n, 'd', TYPE.ack, { q: r.q });
     } catch (e) {
@@ -96,6 +102,11 @@ export class Intake {
     const fine = (t: unknown) => typeof t === 'number' && Math.abs(now - t) < MAX_EVENT_AGE_MS;
     if (!fine(at)) return {};
     return { at: Math.min(at, now), ...(fine(since) ? { since: Math.min(since!, at, now) } : {}) };
+  }
+
+  async #podReport(n: NodeLink, pod: PodReport): Promise<void> {
+    const revision = await applyPodReport(this.client, n.name, pod, this.log);
+    if (revision) n.intake.revision = Math.max(n.intake.revision, revision);
   }
 
   async #nodeReport(n: NodeLink, report: NodeReport): Promise<void> {

@@ -33,6 +33,7 @@ import { announce } from './announce.js';
 import type { Bus, BusAddresses } from './bus.js';
 import { DesiredSets } from './desired.js';
 import { DesiredSync } from './desired-sync.js';
+import { HeldReports } from './held-reports.js';
 import { Intake } from './intake.js';
 import { JoinDesk } from './join.js';
 import { type NodeLink, newNodeLink } from './node-link.js';
@@ -130,9 +131,8 @@ export class HubLink implements NodeStreams, UsageStreams {
       log,
     );
     this.#objects = new NodeObjects(client, clock, log);
-    this.#intake = new Intake(client, this.#sender, clock, log, async (n) => {
-      await this.#objects.reconcile(n);
-    });
+    const reported = async (n: NodeLink) => void (await this.#objects.reconcile(n));
+    this.#intake = new Intake(client, this.#sender, clock, log, reported, new HeldReports(this.#informers));
     this.#queue = new WorkQueue('nodes', (name) => this.#objects.reconcile(this.#node(name)), clock, log, {
       concurrency: 16,
       baseDelayMs: 200,
@@ -148,9 +148,9 @@ export class HubLink implements NodeStreams, UsageStreams {
       node: (name) => this.#node(name),
       known: (name) => this.#nodes.get(name),
       pinnedKey: (name) => pinnedKey(this.#informers.of<Node>(nodes).get(name)),
-      welcome: (n, h) => ({
+      welcome: (n, h, hash) => ({
         ...this.#sync.welcome(n, h.d),
-        ...this.#intake.welcome(n, h.e),
+        ...this.#intake.welcome(n, h.e, hash),
         ...(options.registry ? { a: options.registry() } : {}),
       }),
       linked: (n) => {

@@ -41,6 +41,8 @@ export interface IntakeState {
   epoch: string | undefined;
   /** The agent knows that this hub wants all of them. */
   asked: boolean;
+  /** Revision of the last status written. */
+  revision: number;
   stored: Map<string, number>;
   latest: Map<string, number>;
   batches: Set<number>;
@@ -74,7 +76,14 @@ export const newNodeLink = (name: string, clock: Clock, events: EventRecorder): 
   report: undefined,
   mayRegister: false,
   leaseAt: undefined,
-  intake: { epoch: undefined, asked: false, stored: new Map(), latest: new Map(), batches: new Set() },
+  intake: {
+    epoch: undefined,
+    asked: false,
+    revision: 0,
+    stored: new Map(),
+    latest: new Map(),
+    batches: new Set(),
+  },
   sync: {
     held: undefined,
     neverThere: new Set(),

@@ -11,6 +11,9 @@ export const KEY_ANNOTATION = 'coxswain.dev/public-key';
 /** Label keys that the agent set, so that they can go when the agent no longer has them; others are the user's. */
 export const LABELS_ANNOTATION = 'coxswain.dev/agent-labels';
 
+/** Of a node that is connected and has told nothing yet. */
+const PENDING = 'NodeStatusPending';
+
 export interface NodeFacts {
   name: string;
   /** Base64 SPKI; absent when not known. */
@@ -41,7 +44,7 @@ function conditionsOf(old: Frozen<Node> | undefined, f: NodeFacts, now: string):
   if (f.link === 'up' && !f.report && ready.status === 'Unknown')
     Object.assign(ready, {
       status: 'False',
-      reason: 'NodeStatusPending',
+      reason: PENDING,
       message: 'the agent is connected and has not reported yet',
     });
   if (f.link === 'down')
@@ -88,6 +91,35 @@ export function extrasDiffer(node: Frozen<Node>): boolean {
   const { capacity = {}, allocatable = {} } = (node.status ?? {}) as Record<string, Amounts>;
   const names = [...Object.keys(capacity), ...Object.keys(allocatable)].filter(isExtendedResource);
   return names.some((name) => capacity[name] !== allocatable[name]);
+}
+
+/** The report that the Node object was made of; undefined when the object does not say (any more). */
+export function reportOf(node: Frozen<Node>): NodeReport | undefined {
+  const { capacity, allocatable, addresses, nodeInfo, conditions, runtimeHandlers, images } =
+    node.status ?? {};
+  const ready = conditions?.find((c) => c.type === 'Ready');
+  const owned = node.metadata?.annotations?.[LABELS_ANNOTATION];
+  if (!ready || ready.status === 'Unknown' || ready.reason === PENDING) return undefined;
+  if (owned === undefined || !capacity || !allocatable || !nodeInfo) return undefined;
+  const labels: Record<string, string> = {};
+  for (const k of owned.split(',').filter(Boolean)) {
+    const value = node.metadata?.labels?.[k];
+    if (value === undefined) return undefined;
+    labels[k] = value;
+  }
+  // An agent tells of no such resources.
+  const own = (amounts: Amounts) =>
+    Object.fromEntries(Object.entries(amounts).filter(([name]) => !isExtendedResource(name)));
+  return structuredClone({
+    labels,
+    capacity: own(capacity as Amounts),
+    allocatable: own(allocatable as Amounts),
+    addresses: addresses ?? [],
+    nodeInfo,
+    conditions,
+    runtimeHandlers: (runtimeHandlers ?? []).map((h) => h.name ?? ''),
+    ...(images ? { images } : {}),
+  }) as NodeReport;
 }
 
 export interface NodePlan {

@@ -4,18 +4,9 @@ import { pods } from '../../api/kinds/index.js';
 import type { Log } from '../../api/log.js';
 import { isApiError } from '../../api/meta/errors.js';
 import type { PodReport } from '../../api/wire/desired.js';
+import { AGENT_CONDITIONS } from '../../api/wire/held-reports.js';
 import { canonical } from '../../api/wire/set.js';
 import type { Client, Frozen } from '../client.js';
-
-/** Conditions that the agent tells; every other type on a pod belongs to the hub (PodScheduled, DisruptionTarget …). */
-const AGENT_CONDITIONS = new Set([
-  'PodReadyToStartContainers',
-  'Initialized',
-  'ContainersReady',
-  'Ready',
-  'PodResizePending',
-  'PodResizeInProgress',
-]);
 
 const ended = (phase: string | undefined) => phase === 'Succeeded' || phase === 'Failed';
 
@@ -42,33 +33,39 @@ export function mergeStatus(old: Frozen<PodStatus> | undefined, told: PodStatus)
 const ATTEMPTS = 8;
 
 /**
- * Brings one report into the store. Resolves when the store has it or when it means nothing any more; rejects when it
- * should be sent again later.
+ * Brings one report into the store. Resolves when the store has it or when it means nothing any more, with the revision
+ * that it wrote; rejects when it should be sent again later.
  */
-export async function applyPodReport(client: Client, node: string, r: PodReport, log: Log): Promise<void> {
+export async function applyPodReport(
+  client: Client,
+  node: string,
+  r: PodReport,
+  log: Log,
+): Promise<number | undefined> {
   const key = { namespace: r.namespace, name: r.name };
   const fields = { node, pod: `${r.namespace}/${r.name}`, uid: r.uid };
   for (let attempt = 1; ; attempt++) {
     try {
       const pod = await client.get<Pod>(pods, key);
-      if (pod.metadata?.uid !== r.uid) return;
+      if (pod.metadata?.uid !== r.uid) return undefined;
       if (pod.spec?.nodeName !== node) {
         log.warn(fields, 'report of a pod that is not bound to this node; ignored');
-        return;
+        return undefined;
       }
       const status = mergeStatus(pod.status, r.status);
       if (r.gone && pod.metadata?.deletionTimestamp) {
         await client.delete(pods, key, { gracePeriodSeconds: 0, uid: r.uid });
-        return;
+        return undefined;
       }
-      if (status) await client.updateStatus<Pod>(pods, { ...(pod as Pod), status });
-      return;
+      if (!status) return undefined;
+      const written = await client.updateStatus<Pod>(pods, { ...(pod as Pod), status });
+      return Number(written.metadata?.resourceVersion);
     } catch (e) {
-      if (isApiError(e, 'NotFound')) return;
+      if (isApiError(e, 'NotFound')) return undefined;
       if (isApiError(e, 'Conflict') && attempt < ATTEMPTS) continue;
       if (isApiError(e, 'Invalid') || isApiError(e, 'BadRequest')) {
         log.error({ ...fields, err: e.message }, 'status of a pod refused');
-        return;
+        return undefined;
       }
       throw e;
     }

@@ -3,6 +3,7 @@ import { type KeyObject, X509Certificate } from 'node:crypto';
 import type { Clock } from '../../api/clock.js';
 import type { Log } from '../../api/log.js';
 import { Decoder, keyId, type SealKey, WireError } from '../../api/wire/codec.js';
+import { type HashText, reportHash } from '../../api/wire/held-reports.js';
 import {
   type Bye,
   type Certificate,
@@ -46,8 +47,8 @@ export interface SessionsOptions {
   known(name: string): NodeLink | undefined;
   /** The key that the Node object names. */
   pinnedKey(name: string): KeyObject | undefined;
-  /** What else a welcome says; the session is there already. */
-  welcome(n: NodeLink, hello: Hello): Omit<Welcome, 't' | 'v'>;
+  /** What else a welcome says; the session is there already. `hash` is for its reports. */
+  welcome(n: NodeLink, hello: Hello, hash: HashText): Omit<Welcome, 't' | 'v'>;
   /** The welcome is out. */
   linked(n: NodeLink): void;
   ended(n: NodeLink): void;
@@ -146,7 +147,7 @@ export class Sessions {
     answer(TYPE.welcome, {
       t: clock.now(),
       ...(format === GREETING ? {} : { v: format.version }),
-      ...this.#o.welcome(n, h),
+      ...this.#o.welcome(n, h, reportHash(secret, h.s)),
     } satisfies Welcome);
     this.#o.linked(n);
   }

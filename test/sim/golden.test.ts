@@ -4,7 +4,9 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { Decoder, keyId, signingContext } from '../../api/wire/codec.js';
+import type { NodeReport } from '../../api/wire/desired.js';
 import { DICTIONARY } from '../../api/wire/dictionary.js';
+import { nodeReportText, podReportText, reportHash } from '../../api/wire/held-reports.js';
 import type { Delta, Hello } from '../../api/wire/messages.js';
 import { TYPE, unpackData } from '../../api/wire/messages.js';
 import { agentSecret, hubSecret, isProven, sessionKey } from '../../api/wire/session.js';
@@ -88,6 +90,31 @@ describe('version 2 of the wire', () => {
     expect(hubSecret(parties, hub.privateKey)).toEqual(secret);
     expect(isProven(secret, 'pi1', bodyOf('hello with proof') as Hello)).toBe(true);
     expect(isProven(secret, 'pi1', bodyOf('hello') as Hello)).toBe(false);
+  });
+
+  it('hashes the reports that a hub holds as it did when it began to say so', () => {
+    const hash = reportHash(secret, session);
+    const status = {
+      phase: 'Running',
+      qosClass: 'BestEffort',
+      startTime: '2026-01-01T00:00:00Z',
+      conditions: [
+        { type: 'Ready', status: 'True', lastTransitionTime: '2026-01-01T00:00:00Z' },
+        { type: 'PodScheduled', status: 'True' },
+        { type: 'Initialized', status: 'True', reason: 'R', observedGeneration: 2 },
+      ],
+    };
+    expect(hash(podReportText('uid-1', status))).toBe('N7PyaVWY');
+    const report = {
+      labels: { a: 'b' },
+      capacity: {},
+      allocatable: {},
+      addresses: [],
+      nodeInfo: {},
+      conditions: [{ type: 'Ready', status: 'True', lastHeartbeatTime: '2026-01-01T00:00:00Z' }],
+      runtimeHandlers: ['oci'],
+    };
+    expect(hash(nodeReportText(report as unknown as NodeReport))).toBe('3ekmj8_2');
   });
 
   it('digests sets and applies deltas as it did', () => {

@@ -279,6 +279,65 @@ describe('link', () => {
     await w.stop();
   });
 
+  it('tells a hub or is an agent that was restarted only what differs', async () => {
+    const w = new World();
+    await w.startHub();
+    let host = await w.startAgent('pi1');
+    for (let i = 0; i < 20; i++) await w.pod(`p${i}`, 'pi1');
+    await w.run(1000);
+    const { dir } = w.agents.get('pi1')!;
+    const change = (name: string, podIP: string) => {
+      const { uid } = host.desired!.pods.find((p) => p.metadata!.name === name)!.metadata!;
+      host.link!.pod({ namespace: 'default', name, uid: uid!, status: { phase: 'Running', podIP } });
+    };
+    const ip = async (name: string) =>
+      (await w.client.get<Pod>(pods, { namespace: 'default', name })).status?.podIP;
+    /** Bytes of reports. */
+    const reported = async () => {
+      await w.run(20_000);
+      expect(w.hub.isLinked('pi1')).toBe(true);
+      expect(w.agents.get('pi1')!.link.idle).toBe(true);
+      return w.net.log
+        .splice(0)
+        .reduce((n, m) => n + (m.payload[2] === TYPE.report ? m.payload.length : 0), 0);
+    };
+    expect(await reported(), 'of all').toBeGreaterThan(700);
+    for (const what of ['agent', 'hub'] as const) {
+      const restart = async () => {
+        await (what === 'hub' ? w.hub : w.agents.get('pi1')!.link).stop();
+        return async () => {
+          if (what === 'hub') await w.startHub();
+          else host = await w.startAgent('pi1', dir);
+        };
+      };
+      await (await restart())();
+      expect(await reported(), `${what}, nothing changed`).toBeLessThan(100);
+      // What happens after a restart is told, and the node is kept.
+      change('p3', `10.0.0.3-${what}`);
+      await reported();
+      expect(await ip('p3')).toBe(`10.0.0.3-${what}`);
+      w.net.unreachable.add('pi1');
+      w.net.cut('pi1');
+      await w.run(30_000);
+      expect((await w.ready('pi1'))?.status).toBe('Unknown');
+      w.net.unreachable.clear();
+      await w.run(60_000);
+      expect((await w.ready('pi1'))?.status).toBe('True');
+      // And what happened meanwhile, alone.
+      const start = await restart();
+      if (what === 'hub') change('p4', '10.0.0.4');
+      await start();
+      if (what === 'agent') {
+        await w.run(1000);
+        change('p4', '10.0.0.5');
+      }
+      expect(await reported(), `${what}, one changed`).toBeLessThan(500);
+      expect(await ip('p4')).toBe(what === 'hub' ? '10.0.0.4' : '10.0.0.5');
+    }
+    expect(w.warnings).toEqual([]);
+    await w.stop();
+  });
+
   it('tells a lost link from a dead pod: the node becomes unknown, pods stay, all comes back', async () => {
     const w = new World();
     await w.startHub();

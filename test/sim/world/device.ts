@@ -8,6 +8,7 @@ import type { Reporter } from '../../../agent/ports.js';
 import type { Clock } from '../../../api/clock.js';
 import type { Log } from '../../../api/log.js';
 import type { VirtualClock } from '../../../api/testing/virtual-clock.js';
+import type { PodReport } from '../../../api/wire/desired.js';
 import { FakeShim } from '../../../shims/fake/fake.js';
 import type { ContainerSpec, Shim } from '../../../shims/shim.js';
 import type { SimDisk } from './disk.js';
@@ -70,6 +71,9 @@ export class SimDevice {
     this.runtime = new FakeShim({ handler: 'oci', clock, pullMs: 800, runSandboxMs: 40 });
   }
 
+  /** What this process of the agent told last of each pod. */
+  readonly told = new Map<string, PodReport>();
+
   get dataDir(): string {
     return `/sim/${this.name}/data`;
   }
@@ -124,9 +128,13 @@ export class SimDevice {
     if (!identity) throw new Error('it has lost its identity');
     const shims = new Map<string, Shim>([['oci', this.#door(agent)]]);
     let link: AgentLink | undefined;
+    this.told.clear();
     const reporter: Reporter = {
       node: (r) => link?.node(r),
-      pod: (r) => link?.pod(r),
+      pod: (r) => {
+        this.told.set(r.uid, r);
+        link?.pod(r);
+      },
       event: (e) => link?.event(e),
     };
     const node = new NodeReporter({

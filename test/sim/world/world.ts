@@ -7,12 +7,13 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Deployment } from 'kubernetes-types/apps/v1.js';
-import type { ConfigMap, Node, Pod, PodSpec, PodTemplateSpec } from 'kubernetes-types/core/v1.js';
+import type { ConfigMap, Node, Pod, PodSpec, PodStatus, PodTemplateSpec } from 'kubernetes-types/core/v1.js';
 import { saveIdentity } from '../../../agent/link/identity.js';
 import { configMaps, deployments, nodes, pods } from '../../../api/kinds/index.js';
 import type { Log } from '../../../api/log.js';
 import { ApiError } from '../../../api/meta/errors.js';
 import { seeded, VirtualClock } from '../../../api/testing/virtual-clock.js';
+import { podReportText } from '../../../api/wire/held-reports.js';
 import type { Client, Frozen } from '../../../hub/client.js';
 import { createPki, nodeSubject, type Pki } from '../../../hub/pki/pki.js';
 import { type FakeScript, SCRIPT_ANNOTATION } from '../../../shims/fake/fake.js';
@@ -90,6 +91,10 @@ const SCRIPTS: Record<Kind, FakeScript> = {
   crash: { runMs: 45_000, exitCode: 1 },
   once: { runMs: 20_000, exitCode: 0 },
 };
+
+/** The agent's part of a status. Times are translated on the way. */
+const timeless = (uid: string, status: PodStatus): string =>
+  podReportText(uid, status).replace(/"\d{4}-\d\d-\d\dT[\d:.]+Z"/g, '""');
 
 /** Failed with its deleted node: a hub that dies before it removes the object may find the node back afterwards. */
 const givenUp = (p: Frozen<Pod>): boolean =>
@@ -788,7 +793,12 @@ class World {
       for (const r of running)
         if (!here.some((p) => p.metadata?.uid === r.uid))
           out.push(`${d.name} runs ${r.pod}, which is not in the API`);
-      for (const p of here) out.push(...this.#podUnlike(d, p, maps));
+      for (const p of here) {
+        out.push(...this.#podUnlike(d, p, maps));
+        const told = d.told.get(p.metadata!.uid!);
+        if (told && timeless(told.uid, told.status) !== timeless(told.uid, p.status as PodStatus))
+          out.push(`pod ${p.metadata!.name} on ${d.name} is not what its agent told last`);
+      }
       let debris = 0;
       const uids = new Set(here.map((p) => p.metadata!.uid!));
       for (const { path } of this.disks.get(d.name)!.walk('/data')) {
