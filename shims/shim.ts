@@ -81,6 +81,8 @@ export interface SecuritySettings {
   addCapabilities?: string[];
   dropCapabilities?: string[];
   allowPrivilegeEscalation?: boolean;
+  /** Kubernetes' `procMount: Unmasked`: nothing of /proc is hidden or read-only. */
+  unmaskedProc?: boolean;
   seccompProfile?: { type: 'RuntimeDefault' | 'Unconfined' | 'Localhost'; localhostProfile?: string };
 }
 

@@ -19,6 +19,28 @@ describe('whether a node takes on a pod', () => {
     expect(rejection(pod('c', [{}]), [pod('a', [{}]), pod('b', [{}])], NODE)?.reason).toBe('OutOfpods');
   });
 
+  it.each<[string, object, string]>([
+    ['kernel.msgmax', {}, 'forbidden sysctl: "kernel.msgmax" not allowlisted'],
+    [
+      'net/ipv4/tcp_syncookies',
+      { hostNetwork: true },
+      'forbidden sysctl: "net.ipv4.tcp_syncookies" not allowed with host net enabled',
+    ],
+    [
+      'kernel.shm_rmid_forced',
+      { hostIPC: true },
+      'forbidden sysctl: "kernel.shm_rmid_forced" not allowed with host ipc enabled',
+    ],
+  ])('not when it sets %s', (name, spec, message) => {
+    const sysctls = [{ name, value: '1' }];
+    const asking = pod('s', [{}], { ...spec, securityContext: { sysctls } });
+    expect(rejection(asking, [], NODE)).toEqual({ reason: 'SysctlForbidden', message });
+    const safe = pod('s', [{}], {
+      securityContext: { sysctls: [{ name: 'kernel.shm_rmid_forced', value: '1' }] },
+    });
+    expect(rejection(safe, [], NODE)).toBeUndefined();
+  });
+
   it('not when another has its port', () => {
     expect(rejection(ports('b', undefined), [ports('a', '127.0.0.1')], NODE)).toEqual({
       reason: 'NodePorts',

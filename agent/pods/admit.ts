@@ -33,6 +33,34 @@ const collide = (a: HostPort, b: HostPort): boolean =>
   a.protocol === b.protocol &&
   (a.ip === b.ip || ANY.includes(a.ip) || ANY.includes(b.ip));
 
+/** What a pod may set, as it concerns nobody but the pod: name → the namespace in which it does not reach beyond it. */
+const SYSCTLS: Readonly<Record<string, 'ipc' | 'net'>> = {
+  'kernel.shm_rmid_forced': 'ipc',
+  'net.ipv4.ip_local_port_range': 'net',
+  'net.ipv4.tcp_syncookies': 'net',
+  'net.ipv4.ping_group_range': 'net',
+  'net.ipv4.ip_unprivileged_port_start': 'net',
+  'net.ipv4.ip_local_reserved_ports': 'net',
+  'net.ipv4.tcp_keepalive_time': 'net',
+  'net.ipv4.tcp_fin_timeout': 'net',
+  'net.ipv4.tcp_keepalive_intvl': 'net',
+  'net.ipv4.tcp_keepalive_probes': 'net',
+  'net.ipv4.tcp_rmem': 'net',
+  'net.ipv4.tcp_wmem': 'net',
+};
+
+/** Why a pod's sysctls are not for it to set (pkg/kubelet/sysctl); undefined when they are. */
+function forbiddenSysctl({ spec }: Pod): string | undefined {
+  for (const { name } of spec?.securityContext?.sysctls ?? []) {
+    const normal = name.replaceAll('/', '.');
+    const namespace = Object.hasOwn(SYSCTLS, normal) ? SYSCTLS[normal] : undefined;
+    if (!namespace) return `"${normal}" not allowlisted`;
+    if (namespace === 'ipc' ? spec?.hostIPC : spec?.hostNetwork)
+      return `"${normal}" not allowed with host ${namespace} enabled`;
+  }
+  return undefined;
+}
+
 /** CPU in millicores, everything else in its own unit. */
 const amount = (name: string, text: string | undefined): number =>
   text === undefined ? 0 : name === 'cpu' ? milliQuantity(text) : quantity(text);
@@ -51,6 +79,8 @@ export function rejection(
     reason: `OutOf${name}`,
     message: `Node didn't have enough resource: ${name}, requested: ${requested}, used: ${used}, capacity: ${has}`,
   });
+  const sysctl = forbiddenSysctl(pod);
+  if (sysctl) return { reason: 'SysctlForbidden', message: `forbidden sysctl: ${sysctl}` };
   const most = Number(forPods?.['pods'] ?? Number.POSITIVE_INFINITY);
   if (others.length + 1 > most) return insufficient('pods', 1, others.length, most);
   const asks = podTotal(pod.spec, 'requests', true);

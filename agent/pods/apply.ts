@@ -10,6 +10,7 @@ import { credentialsFor } from './auth.js';
 import type { PodContext } from './context.js';
 import { ConfigError, containerEnv, expand } from './env.js';
 import { runHook } from './hooks.js';
+import { hostnameOf, hostsFile } from './hosts.js';
 import { type Action, ANNOTATIONS, goDuration, hashOf, LABELS } from './plan.js';
 import { resourcesOf } from './resize.js';
 import { allContainers, containerResources, podResources } from './resources.js';
@@ -331,7 +332,7 @@ function sandboxSpec(w: PodContext, attempt: number): SandboxSpec {
     name: metadata.name ?? '',
     uid: w.uid,
     attempt,
-    hostname: (spec.hostname ?? metadata.name ?? '').slice(0, 63).replace(/[-.]+$/, ''),
+    hostname: hostnameOf(pod).hostname,
     hostNetwork: spec.hostNetwork ?? false,
     hostPID: spec.hostPID ?? false,
     hostIPC: spec.hostIPC ?? false,
@@ -465,32 +466,16 @@ function etcHosts(w: PodContext, mounts: Mount[]): Mount[] {
   const aliases = pod.spec?.hostAliases ?? [];
   const own = health?.podNetwork && !pod.spec?.hostNetwork;
   if ((!own && aliases.length === 0) || mounts.some((m) => m.containerPath === '/etc/hosts')) return [];
-  const hostname = pod.spec?.hostname ?? pod.metadata?.name ?? '';
-  const lines = own
-    ? [
-        '# Kubernetes-managed hosts file.',
-        '127.0.0.1\tlocalhost',
-        '::1\tlocalhost ip6-localhost ip6-loopback',
-        'fe00::0\tip6-localnet',
-        'fe00::1\tip6-allnodes',
-        'fe00::2\tip6-allrouters',
-        ...podIPs(w).map((ip) => `${ip}\t${hostname}`),
-      ]
-    : ['# Kubernetes-managed hosts file (host network).', ...hostsOfHost()];
-  if (aliases.length > 0) {
-    lines.push('', '# Entries added by HostAliases.');
-    for (const a of aliases) lines.push(`${a.ip}\t${(a.hostnames ?? []).join('\t')}`);
-  }
   const hostPath = join(w.host.podDir(w.uid), 'etc-hosts');
-  writeFileSync(hostPath, `${lines.join('\n')}\n`, { mode: 0o644 });
+  writeFileSync(hostPath, hostsFile(pod, podIPs(w), own ? undefined : hostsOfHost()), { mode: 0o644 });
   return [{ hostPath, containerPath: '/etc/hosts', readOnly: false }];
 }
 
-function hostsOfHost(): string[] {
+function hostsOfHost(): string {
   try {
-    return readFileSync('/etc/hosts', 'utf8').trimEnd().split('\n');
+    return readFileSync('/etc/hosts', 'utf8');
   } catch {
-    return ['127.0.0.1\tlocalhost'];
+    return '127.0.0.1\tlocalhost\n';
   }
 }
 

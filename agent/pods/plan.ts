@@ -6,6 +6,7 @@
 import type { Container, Pod, ResourceRequirements } from 'kubernetes-types/core/v1.js';
 import type { ContainerStatus, SandboxStatus } from '../../shims/shim.js';
 import { changes, needsRestart } from './resize.js';
+import { type Policy, restarts } from './restarts.js';
 
 /** Annotations and labels on containers and sandboxes by which a new agent knows them again; the kubelet's own names. */
 export const LABELS = {
@@ -238,7 +239,6 @@ const sidecarsOf = (p: Picture) => initOf(p).filter(isSidecar);
 /** Name and image, as the kubelet's HashContainer: what else may change in a running pod needs no restart. */
 export const hashOf = (c: Container): string => `${c.name}\n${c.image ?? ''}`;
 
-type Policy = 'Always' | 'OnFailure' | 'Never';
 const policyOf = (p: Picture) => (p.pod.spec?.restartPolicy ?? 'Always') as Policy;
 /** Init containers run once to a good end: Always means OnFailure for them. */
 const initPolicyOf = (p: Picture): Policy => (policyOf(p) === 'Never' ? 'Never' : 'OnFailure');
@@ -272,8 +272,7 @@ function verdict(d: Draft, spec: Container, policy: Policy): Verdict {
     return { ...now, notBefore: failed?.retryAt ?? 0 };
   }
   if (changed || restartsToResize(p, c, spec)) return now;
-  if (policy === 'Never' || (policy === 'OnFailure' && c.exitCode === 0 && c.state === 'exited'))
-    return { is: 'done', c };
+  if (!restarts(spec, policy, c.state === 'exited' ? c.exitCode : undefined)) return { is: 'done', c };
   const seen = p.seen.get(c.id);
   const endedAt = seen?.ended ?? p.now;
   // A start that failed has an end but no beginning.

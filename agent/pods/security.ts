@@ -22,6 +22,7 @@ export function securitySettings(pod: Pod, c: Container): SecuritySettings {
     readOnlyRootFilesystem: own.readOnlyRootFilesystem,
     addCapabilities: own.capabilities?.add,
     dropCapabilities: own.capabilities?.drop,
+    unmaskedProc: own.procMount === 'Unmasked' ? true : undefined,
     allowPrivilegeEscalation: own.allowPrivilegeEscalation,
     seccompProfile:
       seccomp && SECCOMP.has(seccomp.type) ? (seccomp as SecuritySettings['seccompProfile']) : undefined,

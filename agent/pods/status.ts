@@ -15,6 +15,7 @@ import type { ContainerStatus, SandboxStatus } from '../../shims/shim.js';
 import { ANNOTATIONS, attemptsOf, isSidecar, type Plan } from './plan.js';
 import type { PodEnd } from './record.js';
 import { changes, type Refusal, resourcesOf } from './resize.js';
+import { type Policy, restarts } from './restarts.js';
 
 export interface StatusInput {
   pod: Pod;
@@ -84,22 +85,27 @@ function phaseOf(
   inits: KContainerStatus[],
   mains: KContainerStatus[],
 ): NonNullable<PodStatus['phase']> {
-  const policy = i.pod.spec?.restartPolicy ?? 'Always';
-  const regular = inits.filter((_, n) => !isSidecar(i.pod.spec!.initContainers![n]!));
+  const policy = (i.pod.spec?.restartPolicy ?? 'Always') as Policy;
+  const regular = inits.flatMap((s, n) => {
+    const spec = i.pod.spec!.initContainers![n]!;
+    return isSidecar(spec) ? [] : [{ s, spec }];
+  });
   const begun = mains.some((s) => s.state?.running || s.state?.terminated || s.lastState?.terminated);
   if (!begun)
-    for (const s of regular) {
+    for (const { s, spec } of regular) {
       const done = s.state?.terminated ?? s.lastState?.terminated;
       if (done?.exitCode === 0) continue;
-      return policy === 'Never' && s.state?.terminated ? 'Failed' : 'Pending';
+      const last = s.state?.terminated;
+      return last && !restarts(spec, policy, last.exitCode) ? 'Failed' : 'Pending';
     }
   const running = mains.filter((s) => s.state?.running).length;
-  const stopped = mains.filter((s) => !s.state?.running && (s.state?.terminated ?? s.lastState?.terminated));
+  const stopped = mains.flatMap((s, n) => {
+    const last = s.state?.running ? undefined : (s.state?.terminated ?? s.lastState?.terminated);
+    return last ? [{ code: last.exitCode, spec: i.pod.spec!.containers[n]! }] : [];
+  });
   if (running + stopped.length < mains.length || mains.length === 0) return 'Pending';
-  if (running > 0 || policy === 'Always') return 'Running';
-  const codes = stopped.map((s) => (s.state?.terminated ?? s.lastState!.terminated!).exitCode);
-  if (codes.every((c) => c === 0)) return 'Succeeded';
-  return policy === 'Never' ? 'Failed' : 'Running';
+  if (running > 0 || stopped.some(({ code, spec }) => restarts(spec, policy, code))) return 'Running';
+  return stopped.every(({ code }) => code === 0) ? 'Succeeded' : 'Failed';
 }
 
 function terminated(i: StatusInput, c: ContainerStatus): ContainerStateTerminated {

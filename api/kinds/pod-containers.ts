@@ -16,6 +16,7 @@ import {
   notFoundField,
   notSupported,
   required,
+  tooMany,
 } from '../meta/field-errors.js';
 import { configMapKey, dns1123Label, dns1123Subdomain, envVarName, portName } from '../meta/names.js';
 import { compareQuantity } from '../meta/quantity.js';
@@ -200,6 +201,36 @@ function validateLifecycle(l: Lifecycle | undefined, at: string): Errors {
   );
 }
 
+const RESTART_POLICIES = ['Always', 'Never', 'OnFailure'];
+const MAX_RULES = 20;
+const MAX_CODES = 255;
+
+/** A container's own restart policy, and rules by exit code. The action RestartAllContainers is not done on devices. */
+function validateRestarts(c: Container, at: string): Errors {
+  const { restartPolicy, restartPolicyRules: rules = [] } = c as {
+    restartPolicy?: string;
+    restartPolicyRules?: { action?: string; exitCodes?: { operator?: string; values?: number[] } }[];
+  };
+  const errors: Errors = [];
+  if (restartPolicy === undefined && rules.length > 0)
+    errors.push(required(`${at}.restartPolicy`, 'must specify restartPolicy when restart rules are used'));
+  if (restartPolicy !== undefined && !RESTART_POLICIES.includes(restartPolicy))
+    errors.push(notSupported(`${at}.restartPolicy`, restartPolicy, RESTART_POLICIES));
+  if (rules.length > MAX_RULES) errors.push(tooMany(`${at}.restartPolicyRules`, rules.length, MAX_RULES));
+  rules.forEach(({ action = '', exitCodes }, i) => {
+    const f = `${at}.restartPolicyRules[${i}]`;
+    if (action !== 'Restart') errors.push(notSupported(`${f}.action`, action, ['Restart']));
+    if (!exitCodes) errors.push(required(`${f}.exitCodes`, 'must be specified'));
+    else {
+      const { operator = '', values = [] } = exitCodes;
+      if (!['In', 'NotIn'].includes(operator))
+        errors.push(notSupported(`${f}.exitCodes.operator`, operator, ['In', 'NotIn']));
+      if (values.length > MAX_CODES) errors.push(tooMany(`${f}.exitCodes.values`, values.length, MAX_CODES));
+    }
+  });
+  return errors;
+}
+
 const PULL_POLICIES = ['Always', 'IfNotPresent', 'Never'];
 const MESSAGE_POLICIES = ['FallbackToLogsOnError', 'File'];
 
@@ -229,10 +260,7 @@ export function validateContainer(
         errors.push(
           forbidden(`${at}.${k}`, 'may not be set for init containers without restartPolicy=Always'),
         );
-  if (init && c.restartPolicy !== undefined && !sidecar)
-    errors.push(notSupported(`${at}.restartPolicy`, c.restartPolicy, ['Always']));
-  if (!init && c.restartPolicy !== undefined && !['Always', 'Never', 'OnFailure'].includes(c.restartPolicy))
-    errors.push(notSupported(`${at}.restartPolicy`, c.restartPolicy, ['Always', 'Never', 'OnFailure']));
+  errors.push(...validateRestarts(c, at));
   if (!init || sidecar) {
     errors.push(...validateProbe(c.livenessProbe, `${at}.livenessProbe`, true));
     errors.push(...validateProbe(c.readinessProbe, `${at}.readinessProbe`, false));

@@ -159,7 +159,7 @@ export function containerConfig(
         supplementalGroups: s.supplementalGroups ?? [],
         readonlyRootfs: s.readOnlyRootFilesystem ?? false,
         noNewPrivs: s.allowPrivilegeEscalation === false && !privileged,
-        ...(privileged ? {} : { maskedPaths: MASKED_PATHS, readonlyPaths: READONLY_PATHS }),
+        ...(privileged || s.unmaskedProc ? {} : { maskedPaths: MASKED_PATHS, readonlyPaths: READONLY_PATHS }),
         seccomp: seccomp(privileged ? { type: 'Unconfined' } : s.seccompProfile),
       },
     },
