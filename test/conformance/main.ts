@@ -1,7 +1,7 @@
 /** `npm run conformance -- --help`. What it is for and what it needs: docs/conformance.md. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
-import { homedir, tmpdir } from 'node:os';
+import { homedir, networkInterfaces, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { Containerd, Registry } from '../e2e/support/containerd.js';
@@ -37,6 +37,12 @@ const { values: flags } = parseArgs({
 
 const say = (text: string) => console.log(`» ${text}`);
 
+/** The machine's first IPv4 address that others may reach. */
+function outwardAddress(): string {
+  const all = Object.values(networkInterfaces()).flatMap((a) => a ?? []);
+  return all.find((a) => a.family === 'IPv4' && !a.internal)?.address ?? '127.0.0.1';
+}
+
 /** A hub and two devices, each with a containerd of its own and a pod network that the hub can reach. */
 class System {
   readonly #stops: (() => Promise<unknown>)[] = [];
@@ -50,7 +56,8 @@ class System {
     };
     const registry = later(await Registry.start());
     await pushImages(registry, cache, built, say);
-    this.hub = new TestHub();
+    // Where pods reach it: loopback is their own.
+    this.hub = new TestHub(undefined, ['--host', outwardAddress()]);
     this.#stops.unshift(async () => remove(this.hub.dataDir));
     later(await this.hub.start());
     for (const name of ['pi1', 'pi2']) {
