@@ -37,11 +37,13 @@ export function readPatched(
   const body = bodyOf(request, next);
   const what = `${next.kind} in version ${JSON.stringify(as.version)} cannot be handled as a ${next.kind}`;
   const json = next as Record<string, unknown>;
-  const unknown = body
-    ? decode(json, body, what)
-    : as.custom
-      ? as.custom.decode(json, what)
-      : decode(json, as.schema, what);
+  const read = (): string[] => {
+    // Options of a connection have no definition of their own.
+    if (request.operation === 'CONNECT') return [];
+    if (body) return decode(json, body, what);
+    return as.custom ? as.custom.decode(json, what) : decode(json, as.schema, what);
+  };
+  const unknown = read();
   let object = next;
   if (as.custom?.conversion) object = asVersion(request, next, as, kind);
   else if (as !== kind) next.apiVersion = apiVersionOf(kind);

@@ -28,7 +28,8 @@ export function admissionRequest(request: Request, as: Kind): Record<string, unk
       ...(ctx.extra ? { extra: ctx.extra } : {}),
     },
     dryRun: request.dryRun,
-    options: request.options,
+    // Who connects has no options of a write.
+    options: request.operation === 'CONNECT' ? null : request.options,
   };
 }
 
