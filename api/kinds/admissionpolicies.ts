@@ -117,6 +117,7 @@ function validatePolicy(o: ValidatingAdmissionPolicy, old?: ValidatingAdmissionP
 
 export const validatingAdmissionPolicies: Kind<ValidatingAdmissionPolicy> = {
   ...shared('ValidatingAdmissionPolicy', 'validatingadmissionpolicies'),
+  keptByStatus: 'metadata',
   schema: 'io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy',
   columns: policyColumns<ValidatingAdmissionPolicy>(
     'Validations',

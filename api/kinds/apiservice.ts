@@ -92,6 +92,7 @@ export const apiServices: Kind<APIService> = {
   version: 'v1',
   kind: 'APIService',
   plural: 'apiservices',
+  keptByStatus: 'metadata',
   singular: 'apiservice',
   shortNames: [],
   categories: ['api-extensions'],

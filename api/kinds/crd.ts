@@ -261,6 +261,7 @@ export const customResourceDefinitions: Kind<Definition> = {
   version: 'v1',
   kind: 'CustomResourceDefinition',
   plural: 'customresourcedefinitions',
+  keptByStatus: 'metadata',
   singular: 'customresourcedefinition',
   shortNames: ['crd', 'crds'],
   categories: ['api-extensions'],

@@ -282,6 +282,7 @@ export const resourceClaims: Kind<ResourceClaim> = {
   ...GROUP,
   kind: 'ResourceClaim',
   plural: 'resourceclaims',
+  keptByStatus: 'metadata',
   singular: 'resourceclaim',
   namespaced: true,
   schema: 'io.k8s.api.resource.v1.ResourceClaim',

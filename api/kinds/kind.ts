@@ -149,6 +149,11 @@ export interface Kind<T extends KubeObject = AnyObject> {
    * `statusDoors`) leaves as it was in `old`. `now` is RFC 3339.
    */
   prepareForStatus?(o: T, old: T, door: string, now: string): void;
+  /**
+   * What of the metadata a write of the status leaves as it was; absent: it may change labels, annotations, finalizers
+   * and owners, as in Kubernetes, where each kind decides that for itself. No custom kind's status may.
+   */
+  readonly keptByStatus?: 'metadata' | 'labels' | 'ownerReferences';
   /** In place, on top-level members of a shallow copy: what the first delete changes besides metadata. */
   prepareForDelete?(o: T): void;
   /** Loads what the rules need; called before every write. */

@@ -205,6 +205,7 @@ export const pods: Kind<Pod> = {
   version: 'v1',
   kind: 'Pod',
   plural: 'pods',
+  keptByStatus: 'ownerReferences',
   singular: 'pod',
   shortNames: ['po'],
   categories: ['all'],

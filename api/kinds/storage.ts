@@ -160,6 +160,7 @@ export const volumeAttachments: Kind<VolumeAttachment> = {
   ...GROUP,
   kind: 'VolumeAttachment',
   plural: 'volumeattachments',
+  keptByStatus: 'metadata',
   singular: 'volumeattachment',
   namespaced: false,
   updateNeedsVersion: true,

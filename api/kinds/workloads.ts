@@ -70,6 +70,7 @@ export const deployments: Kind<Deployment> = {
   version: 'v1',
   kind: 'Deployment',
   plural: 'deployments',
+  keptByStatus: 'labels',
   singular: 'deployment',
   shortNames: ['deploy'],
   categories: ['all'],

@@ -18,6 +18,10 @@ import {
   type Write,
 } from './managed.js';
 import { metaOf, unchanged } from './meta.js';
+import { metadataOfStatus } from './rules.js';
+
+/** Not one of the hub's own parts. */
+export const isClient = (ctx: RequestContext): boolean => ctx.fieldManager !== undefined;
 
 /** Who writes; undefined for the hub's own parts. */
 export function managerOf(
@@ -26,7 +30,7 @@ export function managerOf(
   subresource?: Subresource,
   operation: Manager['operation'] = 'Update',
 ): Manager | undefined {
-  if (ctx.fieldManager === undefined) return undefined;
+  if (!isClient(ctx)) return undefined;
   return {
     manager: ctx.fieldManager || 'unknown',
     operation,
@@ -37,11 +41,13 @@ export function managerOf(
 
 const STATUS = field('status');
 const statusAlone: Door = (set) => set.only(STATUS);
+const allButSpec: Door = (set) => set.without(field('spec'));
 const allButStatus: Door = (set) => set.without(STATUS);
 const everything: Door = (set) => set;
 
 function doorOf(kind: Kind, subresource: Subresource | undefined): Door {
-  if (subresource === 'status' || subresource === 'approval') return statusAlone;
+  if (subresource === 'status' || subresource === 'approval')
+    return metadataOfStatus(kind).length ? allButSpec : statusAlone;
   return !subresource && kind.status ? allButStatus : everything;
 }
 

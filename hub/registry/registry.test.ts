@@ -307,15 +307,45 @@ describe('update', () => {
     expect(next['status']).toEqual({ phase: 'Running' });
   });
 
-  it('of the status touches nothing else', async () => {
-    const o = thaw(await make(pod('a')));
+  it('of the status never touches the spec, and of metadata what is a user’s where a client writes it', async () => {
+    const client = ctx({ fieldManager: 'curl' });
+    const o = thaw(await registry.create(client, K(pods), 'default', pod('a')));
     o.spec['nodeName'] = 'x';
-    o.metadata!.labels = { a: 'b' };
+    o.metadata = { ...o.metadata, labels: { a: 'b' }, annotations: { c: 'd' }, generation: 7 };
+    o.metadata.ownerReferences = [{ apiVersion: 'v1', kind: 'Node', name: 'n', uid: 'n' }];
     o['status'] = { phase: 'Running' };
-    const next = await registry.update(ctx(), K(pods), key('a'), o, 'status');
-    expect(next.metadata?.labels).toBeUndefined();
+    const next = await registry.update(client, K(pods), key('a'), deepCopy(o), 'status');
+    expect(next.metadata).toMatchObject({ labels: { a: 'b' }, annotations: { c: 'd' }, generation: 1 });
+    expect(next.metadata?.ownerReferences).toBeUndefined();
     expect((next['spec'] as { nodeName?: string }).nodeName).toBeUndefined();
     expect(next['status']).toEqual({ phase: 'Running' });
+    const fields = next.metadata!.managedFields!.find((m) => m.subresource === 'status')!.fieldsV1;
+    expect(fields).toMatchObject({
+      'f:metadata': { 'f:labels': { 'f:a': {} } },
+      'f:status': { 'f:phase': {} },
+    });
+    expect(fields).not.toHaveProperty('f:spec');
+
+    o['status'] = { phase: 'Failed' };
+    o.metadata = { name: 'a' };
+    const own = await registry.update(ctx(), K(pods), key('a'), deepCopy(o), 'status');
+    expect(own.metadata?.labels).toEqual({ a: 'b' });
+    const wrong = { ...deepCopy(o), metadata: { name: 'a', labels: { a: '!' } } };
+    expect(
+      (await failure(() => registry.update(client, K(pods), key('a'), wrong, 'status'))).message,
+    ).toMatch(/metadata.labels: Invalid value: "!"/);
+  });
+
+  it('of the status leaves all of metadata alone where the kind says so', async () => {
+    const labels = { app: 'd' };
+    const template = { metadata: { labels }, spec: { containers: [{ name: 'main', image: 'busybox' }] } };
+    const spec = { selector: { matchLabels: labels }, template };
+    const made = await make({ metadata: { name: 'd' }, spec }, deployments);
+    const o = { ...thaw(made), metadata: { name: 'd', labels: { a: 'b' }, annotations: { c: 'd' } } };
+    const client = ctx({ fieldManager: 'curl' });
+    const next = await registry.update(client, K(deployments), key('d'), o, 'status');
+    expect(next.metadata?.labels).toBeUndefined();
+    expect(next.metadata?.annotations).toEqual({ c: 'd' });
   });
 
   it('refuses another uid and another name', async () => {

@@ -41,17 +41,33 @@ export function storedForm(kind: Kind, o: AnyObject, stored?: AnyObject): AnyObj
   return kept(kind, o, stored);
 }
 
-/** What is stored after a write: `wanted` through the given door, everything else as it is; with defaults. */
+const USERS = ['labels', 'annotations', 'finalizers', 'ownerReferences'] as const;
+
+/** What of metadata goes through the door of the status as well. */
+export const metadataOfStatus = (kind: Kind): readonly (typeof USERS)[number][] =>
+  kind.custom || kind.keptByStatus === 'metadata' ? [] : USERS.filter((k) => k !== kind.keptByStatus);
+
+/**
+ * What is stored after a write: `wanted` through the given door, everything else as it is; with defaults.
+ * `metadataToo`: a write of the status brings labels and the like along, as one of the hub's own parts never does.
+ */
 export function place(
   kind: Kind,
   current: AnyObject,
   wanted: AnyObject,
   subresource: Subresource | undefined,
   now: number,
+  metadataToo: boolean,
 ): AnyObject {
   const meta = current.metadata!;
   if (subresource === 'status' || subresource === 'approval') {
     const next: AnyObject = { ...current, metadata: { ...meta }, status: wanted['status'] };
+    if (metadataToo)
+      for (const k of metadataOfStatus(kind)) {
+        delete metaOf(next)[k];
+        const value = wanted.metadata?.[k];
+        if (value !== undefined) (metaOf(next) as Plain)[k] = value;
+      }
     kind.prepareForStatus?.(next, current, subresource, rfc3339(now));
     if (next['status'] === undefined) delete next['status'];
     delete metaOf(next).resourceVersion;
@@ -98,7 +114,11 @@ export function checkUpdate(
   const m = metaOf(next);
   const meta = current.metadata!;
   if (subresource === 'status' || subresource === 'approval') {
-    validate(kind, meta.name ?? '', [], () => [
+    const same = metadataOfStatus(kind).every((k) => m[k] === meta[k] || deepEqual(m[k], meta[k]));
+    const wrong = same
+      ? []
+      : [...validateObjectMeta(m, kind.namespaced, kind.validName), ...validateObjectMetaUpdate(m, meta)];
+    validate(kind, meta.name ?? '', wrong, () => [
       ...((kind.custom && kind.validate?.(next, current)) || []),
       ...(kind.validateStatus?.(next, current, subresource) ?? []),
     ]);

@@ -20,7 +20,7 @@ import { checkDeletePreconditions, markDeleted, mayGo } from './deletion.js';
 import { type Forms, formsOf } from './forms.js';
 import { afterCreate, encodeOwners, type Owners } from './managed.js';
 import { checkPreconditions, clearForCreate, MODIFIED, metaOf, unchanged } from './meta.js';
-import { managerOf, setOwners, writeThrough } from './owners.js';
+import { isClient, managerOf, setOwners, writeThrough } from './owners.js';
 import type { Reader } from './reader.js';
 import { checkSize, checkUpdate, place, validate } from './rules.js';
 import { scaleOf } from './scale.js';
@@ -185,7 +185,7 @@ export class Writer {
       const { wanted, owners } = await settled(() => make(current, { attempt, ...(forms ? { forms } : {}) }));
       checkPreconditions(kind, key.name, wanted.metadata, current.metadata!);
       const sent = subresource ? undefined : wanted.metadata?.managedFields;
-      let next = place(kind, current, wanted, subresource, this.#clock.now());
+      let next = place(kind, current, wanted, subresource, this.#clock.now(), isClient(ctx));
       const placed = next;
       await settled(() =>
         setOwners(ctx, kind, subresource, placed, current, sent, owners, this.#clock.now(), forms),
@@ -205,7 +205,7 @@ export class Writer {
         if (mutated) {
           await mutated;
           const { managedFields } = metaOf(next);
-          next = place(kind, current, request.object!, subresource, this.#clock.now());
+          next = place(kind, current, request.object!, subresource, this.#clock.now(), isClient(ctx));
           if (managedFields) metaOf(next).managedFields = managedFields;
           request.object = shown(next);
         }
