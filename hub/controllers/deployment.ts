@@ -117,7 +117,7 @@ export function deploymentLoop(ctx: Context, keys: Keys): Reconcile {
   }
 
   /** Brings revision numbers and copied annotations of the current ReplicaSet up to date. */
-  async function annotate(d: Dep, fresh: Rs, revision: number): Promise<Rs> {
+  async function annotate(d: Dep, fresh: Rs, revision: bigint): Promise<Rs> {
     const has = fresh.metadata?.annotations ?? {};
     const want: Record<string, string> = {};
     for (const [k, v] of Object.entries(d.metadata?.annotations ?? {})) if (!NOT_COPIED.has(k)) want[k] = v;
@@ -125,7 +125,7 @@ export function deploymentLoop(ctx: Context, keys: Keys): Reconcile {
     if (was < revision) {
       want[REVISION] = `${revision}`;
       // It was current before: remember as what.
-      if (was > 0) want[REVISION_HISTORY] = [has[REVISION_HISTORY], `${was}`].filter(Boolean).join(',');
+      if (was > 0n) want[REVISION_HISTORY] = [has[REVISION_HISTORY], `${was}`].filter(Boolean).join(',');
     }
     const minReadySeconds = d.spec?.minReadySeconds ?? 0;
     if (
@@ -141,7 +141,7 @@ export function deploymentLoop(ctx: Context, keys: Keys): Reconcile {
     return wrote(d, await client.patch(replicaSets, ref(fresh), { metadata, spec: { minReadySeconds } }));
   }
 
-  async function create(d: Dep, old: readonly Rs[], revision: number): Promise<Rs> {
+  async function create(d: Dep, old: readonly Rs[], revision: bigint): Promise<Rs> {
     const template = deepCopy(d.spec!.template) as unknown as NonNullable<ReplicaSet['spec']>['template'] &
       object;
     const hash = templateHash(template, d.status?.collisionCount ?? 0);
@@ -227,7 +227,7 @@ export function deploymentLoop(ctx: Context, keys: Keys): Reconcile {
   async function cleanUp(d: Dep, old: readonly Rs[]): Promise<void> {
     const alive = old
       .filter((rs) => !rs.metadata?.deletionTimestamp)
-      .sort((a, b) => revisionOf(a) - revisionOf(b));
+      .sort((a, b) => (revisionOf(a) < revisionOf(b) ? -1 : 1));
     for (const rs of alive.slice(0, Math.max(0, alive.length - (d.spec?.revisionHistoryLimit ?? 10)))) {
       const s = rs.status;
       if (s?.replicas || specReplicas(rs) || (s?.observedGeneration ?? 0) < (rs.metadata?.generation ?? 0))
@@ -300,7 +300,7 @@ export function deploymentLoop(ctx: Context, keys: Keys): Reconcile {
       return undefined;
     }
 
-    const revision = Math.max(0, ...old.map(revisionOf)) + 1;
+    const revision = old.map(revisionOf).reduce((most, r) => (r > most ? r : most), 0n) + 1n;
     const makeFresh = async () => {
       fresh = fresh ? await annotate(d, fresh, revision) : await create(d, mine, revision);
       const now = `${revisionOf(fresh)}`;

@@ -131,8 +131,9 @@ function conditions(rs: Rs, failure: unknown, missing: number, at: string): Repl
   const old = rs.status?.conditions?.find((c) => c.type === 'ReplicaFailure') as
     | ReplicaSetCondition
     | undefined;
+  // The first reason stays: each text names another pod, and would be another status.
+  if (old) return [...others, old];
   const reason = missing < 0 ? 'FailedDelete' : 'FailedCreate';
   const message = errorText(failure);
-  if (old?.reason === reason && old.message === message) return [...others, old];
   return [...others, { type: 'ReplicaFailure', status: 'True', lastTransitionTime: at, reason, message }];
 }

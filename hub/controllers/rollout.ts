@@ -31,8 +31,11 @@ export const NOT_COPIED: ReadonlySet<string> = new Set([
 export const specReplicas = (o: Dep | Rs | undefined): number => (o ? (o.spec?.replicas ?? 1) : 0);
 const sum = (of: readonly Rs[], value: (rs: Rs) => number): number => of.reduce((n, rs) => n + value(rs), 0);
 export const wanted = (of: readonly Rs[]): number => sum(of, specReplicas);
-export const revisionOf = (o: Dep | Rs | undefined): number =>
-  Number.parseInt(o?.metadata?.annotations?.[REVISION] ?? '0', 10) || 0;
+/** Its number among the versions of the template: any int64. */
+export function revisionOf(o: Dep | Rs | undefined): bigint {
+  const text = o?.metadata?.annotations?.[REVISION] ?? '';
+  return /^-?\d{1,19}$/.test(text) ? BigInt(text) : 0n;
+}
 export const isRolling = (d: Dep): boolean => (d.spec?.strategy?.type ?? 'RollingUpdate') === 'RollingUpdate';
 
 /** An absolute number or a percentage of `total`. */
