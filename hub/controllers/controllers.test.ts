@@ -336,6 +336,10 @@ describe('ReplicaSet', () => {
     expect((await c.list(events)).find((e) => e.reason === 'FailedCreate')!.message).toMatch(
       /^Error creating: pods/,
     );
+    // Each try fails over another name; none of them is a new status, which would call for a new try at once.
+    const { resourceVersion } = (await c.client.get(replicaSets, KEY)).metadata!;
+    await c.run(60_000);
+    expect((await c.client.get(replicaSets, KEY)).metadata!.resourceVersion).toBe(resourceVersion);
     await c.client.create(serviceAccounts, { metadata: { namespace: 'default', name: 'nobody' } });
     await c.until('up', async () => (await c.client.get(replicaSets, KEY)).status?.readyReplicas === 1);
     expect((await c.client.get(replicaSets, KEY)).status!.conditions ?? []).toEqual([]);

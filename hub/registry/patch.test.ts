@@ -187,7 +187,7 @@ const pod = {
 const spec = (o: Json) => o['spec'] as typeof pod.spec & Json;
 
 describe('strategic merge patch', () => {
-  it('merges lists by their key, appends what is new, replaces what is atomic', () => {
+  it('merges lists by their key, replaces what is atomic', () => {
     const out = spec(
       smp(pod, {
         spec: {
@@ -225,7 +225,12 @@ describe('strategic merge patch', () => {
 
   it('merges sets of scalars', () => {
     const out = smp(pod, { metadata: { finalizers: ['x/3', 'x/1', 'x/3'] } });
-    expect((out['metadata'] as Json)['finalizers']).toEqual(['x/1', 'x/2', 'x/3']);
+    expect((out['metadata'] as Json)['finalizers']).toEqual(['x/3', 'x/1', 'x/2']);
+  });
+
+  it('puts what is new before what only the server has', () => {
+    const out = spec(smp(pod, { spec: { containers: [{ name: 'new' }] } }));
+    expect(out.containers.map((c) => c.name)).toEqual(['new', 'one', 'two']);
   });
 
   it('replaces a map or a list when told', () => {
@@ -327,8 +332,8 @@ describe('strategic merge patch', () => {
     expect(() => smp(pod, patch)).toThrow(ApiError);
   });
 
-  // A model of a list that merges by name: an ordered map.
-  it('agrees with an ordered map under any sequence of element changes', () => {
+  // A model of a list that merges by name.
+  it('agrees with a map under any sequence of element changes; what a change names is in its order, the rest in the old one', () => {
     const name = fc.constantFrom('a', 'b', 'c', 'd', 'e');
     const change = fc.record({ name, value: fc.option(fc.constantFrom('1', '2', '3')) });
     const list = fc.uniqueArray(fc.record({ name, value: fc.constantFrom('0', '9') }), {
@@ -346,13 +351,20 @@ describe('strategic merge patch', () => {
               if (c.value === null) model.delete(c.name);
               else model.set(c.name, c.value);
             }
+            const was = spec(o).containers[0]!.env ?? [];
             const env = changes.map((c) =>
               c.value === null ? { name: c.name, $patch: 'delete' } : { name: c.name, value: c.value },
             );
             o = smp(o, { spec: { containers: [{ name: 'c', env }] } });
+            const names = (spec(o).containers[0]!.env ?? []).map((e) => e.name);
+            const named = changes.filter((c) => c.value !== null).map((c) => c.name);
+            expect(names.filter((n) => named.includes(n as never))).toEqual(named);
+            const others = was.map((e) => e.name).filter((n) => !changes.some((c) => c.name === n));
+            expect(names.filter((n) => !named.includes(n as never))).toEqual(others);
           }
           const got = spec(o).containers[0]!.env ?? [];
-          expect(got.map((e) => [e.name, e.value])).toEqual([...model]);
+          expect(Object.fromEntries(got.map((e) => [e.name, e.value]))).toEqual(Object.fromEntries(model));
+          expect(got).toHaveLength(model.size);
         },
       ),
     );

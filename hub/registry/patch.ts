@@ -212,9 +212,10 @@ function mergeMap(target: Json, patch: Json, schema: Schema | undefined): Json {
       setOwn(target, key, mergeMap(isPlainObject(there) ? there : {}, value, sub));
     } else if (Array.isArray(value)) {
       const before = Array.isArray(there) ? there : [];
-      const order = own(patch, ORDER + key);
+      // What is new goes before what only the server has, unless the patch says otherwise.
+      const order = own(patch, ORDER + key) ?? value.filter((p) => !isDirective(p));
       const merged = mergeList(before, value, listRule(sub), key);
-      setOwn(target, key, order === undefined ? merged : ordered(merged, before, order, value, sub, key));
+      setOwn(target, key, ordered(merged, before, order, value, sub, key));
     } else setOwn(target, key, value);
   }
   for (const key of Object.keys(patch)) {
@@ -246,8 +247,9 @@ function withoutDirectives(value: unknown, schema: Schema | undefined): unknown 
   return mergeMap({}, rest, schema);
 }
 
+const isDirective = (p: unknown): boolean => isPlainObject(p) && own(p, DIRECTIVE) !== undefined;
+
 function mergeList(before: unknown[], patch: unknown[], rule: ListRule, field: string): unknown[] {
-  const isDirective = (p: unknown) => isPlainObject(p) && own(p, DIRECTIVE) !== undefined;
   const fresh = () => patch.filter((p) => !isDirective(p)).map((p) => withoutDirectives(p, rule.items));
   // What meets nothing is taken as it is: even keys that repeat.
   const replace = !rule.merge || patch.some((p) => isPlainObject(p) && own(p, DIRECTIVE) === 'replace');
@@ -318,7 +320,7 @@ function ordered(
   // The patch must name its elements in the order it asks for; keys may repeat in both.
   let at = 0;
   for (const p of patch) {
-    if (isPlainObject(p) && own(p, DIRECTIVE) !== undefined) continue;
+    if (isDirective(p)) continue;
     while (at < order.length && id(order[at]) !== id(p)) at++;
     if (at++ === order.length)
       throw badRequest(`The order in patch list of ${JSON.stringify(field)} does not match ${ORDER}${field}`);
