@@ -134,6 +134,12 @@ describe('the life of a pod', () => {
     expect(node.container(p, 'init1')!.state!.waiting!.reason).toBe('PodInitializing');
     expect(node.container(p)!.state!.waiting!.reason).toBe('PodInitializing');
     await node.until('Running', () => node.phase(p) === 'Running');
+    const reasons = node.reports.flatMap((r) =>
+      [...(r.status.initContainerStatuses ?? []), ...(r.status.containerStatuses ?? [])].flatMap(
+        (s) => s.state?.waiting?.reason ?? [],
+      ),
+    );
+    expect(new Set(reasons)).toEqual(new Set(['PodInitializing']));
     expect(node.told('Started')).toEqual([
       'Started container init0',
       'Started container init1',

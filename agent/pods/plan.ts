@@ -388,10 +388,14 @@ function unwanted(d: Draft): 'next' | 'wait' {
   return strays ? 'wait' : 'next';
 }
 
+/** Why a container does not run of which there is nothing more to say: the same for all of a pod. */
+const notYet = (p: Picture): Waiting => ({
+  reason: initOf(p).length > 0 ? 'PodInitializing' : 'ContainerCreating',
+});
+
 function volumes(d: Draft): 'next' | 'wait' {
-  const creating = { reason: initOf(d.p).length > 0 ? 'PodInitializing' : 'ContainerCreating' };
   if (d.p.volumes === 'up') return 'next';
-  allWait(d, creating);
+  allWait(d, notYet(d.p));
   if (!pending(d, 'volumes')) d.actions.push({ do: 'setUpVolumes' });
   return 'wait';
 }
@@ -444,7 +448,7 @@ function imageWaiting(d: Draft, spec: Container, f: Failure): Waiting {
 function sandbox(d: Draft): 'next' | 'wait' {
   if (d.sandbox) return 'next';
   const newest = newestOf(d.p.sandboxes);
-  allWait(d, { reason: initOf(d.p).length > 0 ? 'PodInitializing' : 'ContainerCreating' });
+  allWait(d, notYet(d.p));
   if (!pending(d, 'sandbox'))
     d.actions.push({
       do: 'runSandbox',
@@ -489,7 +493,7 @@ function bring(d: Draft, spec: Container, v: Verdict): void {
   // An earlier attempt that still runs is being stopped; two of a kind never run at once.
   if (p.containers.some((c) => c.name === spec.name && c.state === 'running')) return;
   if (v.is === 'created') {
-    d.waiting[spec.name] ??= { reason: 'ContainerCreating' };
+    d.waiting[spec.name] ??= notYet(p);
     d.actions.push({ do: 'resumeContainer', container: spec.name, id: v.c.id });
   }
   if (v.is !== 'due') return;
@@ -507,8 +511,7 @@ function bring(d: Draft, spec: Container, v: Verdict): void {
     return;
   }
   const image = imageFor(d, spec, v.attempt);
-  if (!p.containers.some((c) => c.name === spec.name))
-    d.waiting[spec.name] ??= { reason: 'ContainerCreating' };
+  if (!p.containers.some((c) => c.name === spec.name)) d.waiting[spec.name] ??= notYet(p);
   if (!image || !d.sandbox || (failed && failed.retryAt > p.now)) return;
   d.actions.push({
     do: 'startContainer',

@@ -299,7 +299,8 @@ export const resourceClaims: Kind<ResourceClaim> = {
     defaultClaim(o.spec);
   },
   prepareForCreate(o) {
-    delete o.status;
+    // There from the start, so that a JSON patch can add to it.
+    o.status = {};
   },
   validate: (o, old) => (old ? [] : validateClaimSpec(o.spec, 'spec')),
   validateUpdate: (o, old) => fixed(o.spec, old.spec, 'spec'),

@@ -592,6 +592,38 @@ describe('validation of pods, in Kubernetes’ words', () => {
       ['spec.activeDeadlineSeconds: Invalid value: 0: must be between 1 and 2147483647, inclusive'],
     ],
     [
+      specWith({
+        securityContext: {
+          sysctls: ['foo-', 'kernel.shmmax', 'bar..', 'kernel.shmmax'].map((name) => ({ name, value: '1' })),
+        },
+      }),
+      [
+        expect.stringContaining(
+          'spec.securityContext.sysctls[0].name: Invalid value: "foo-": must',
+        ) as unknown as string,
+        expect.stringContaining(
+          'spec.securityContext.sysctls[2].name: Invalid value: "bar..": must',
+        ) as unknown as string,
+        'spec.securityContext.sysctls[3].name: Duplicate value: "kernel.shmmax"',
+      ],
+    ],
+    [
+      specWith({
+        containers: [
+          {
+            name: 'c',
+            image: 'x',
+            restartPolicyRules: [{ action: 'Stop', exitCodes: { operator: 'Is', values: [1] } }],
+          },
+        ],
+      }),
+      [
+        'spec.containers[0].restartPolicy: Required value: must specify restartPolicy when restart rules are used',
+        'spec.containers[0].restartPolicyRules[0].action: Unsupported value: "Stop": supported values: "Restart"',
+        'spec.containers[0].restartPolicyRules[0].exitCodes.operator: Unsupported value: "Is": supported values: "In", "NotIn"',
+      ],
+    ],
+    [
       specWith({ nodeSelector: { 'a b': 'c' } }),
       [
         expect.stringMatching(

@@ -14,6 +14,28 @@ const DNS_POLICIES = ['ClusterFirst', 'ClusterFirstWithHostNet', 'Default', 'Non
 const RESTART_POLICIES = ['Always', 'OnFailure', 'Never'];
 const UNSATISFIABLE = ['DoNotSchedule', 'ScheduleAnyway'];
 
+const SYSCTL_MAX = 253;
+const SYSCTL = /^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$/;
+
+/** Names only: which of them a pod may set is for its node to say. */
+function validateSysctls(spec: PodSpec, at: string): Errors {
+  const seen = new Set<string>();
+  return each(spec.securityContext?.sysctls, at, ({ name }, f) => {
+    if (!name) return [required(`${f}.name`)];
+    if (name.length > SYSCTL_MAX || !SYSCTL.test(name))
+      return [
+        invalid(
+          `${f}.name`,
+          name,
+          `must have at most ${SYSCTL_MAX} characters and match regex ${SYSCTL.source}`,
+        ),
+      ];
+    if (seen.has(name)) return [duplicate(`${f}.name`, name)];
+    seen.add(name);
+    return [];
+  });
+}
+
 /** `at` is the field path of the spec: `spec`, or `spec.template.spec`. */
 export function validatePodSpec(spec: PodSpec | undefined, at: string): Errors {
   if (!spec) return [required(`${at}.containers`)];
@@ -54,6 +76,7 @@ export function validatePodSpec(spec: PodSpec | undefined, at: string): Errors {
   errors.push(...atLeast(spec.terminationGracePeriodSeconds, `${at}.terminationGracePeriodSeconds`, 0));
   for (const k of ['runAsUser', 'runAsGroup', 'fsGroup'] as const)
     errors.push(...between(spec.securityContext?.[k], `${at}.securityContext.${k}`, 0, MAX_INT32));
+  errors.push(...validateSysctls(spec, `${at}.securityContext.sysctls`));
   errors.push(...validateTolerations(spec.tolerations, `${at}.tolerations`));
   errors.push(...validateAffinity(spec.affinity, `${at}.affinity`));
   errors.push(
