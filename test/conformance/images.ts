@@ -11,6 +11,8 @@ interface Image {
   from?: string;
   /** Path in the image → file of this machine, and its mode. */
   copy?: Record<string, { file: string; mode: number }>;
+  /** Programs of this machine, with the libraries that they load, at the same paths. */
+  installed?: string[];
   /** Path in the image → text. */
   files?: Record<string, string>;
   /** Path in the image → what it points to. */
@@ -22,7 +24,7 @@ interface Image {
 
 /**
  * The images that conformance tests name. What runs in them is Kubernetes' own, built from its source, on Debian's busybox
- * instead of Alpine. Two are stand-ins: `nginx` is busybox' web server at nginx' place, and `pause` is agnhost's `pause`.
+ * instead of Alpine, with its bash as `sh` and its curl. Two are stand-ins: `nginx` is busybox' web server at nginx' place, and `pause` is agnhost's `pause`.
  */
 function images({ programs, source }: Binaries): Image[] {
   const text = (path: string) => ({ file: join(source, 'test/images', path), mode: 0o644 });
@@ -49,6 +51,7 @@ function images({ programs, source }: Binaries): Image[] {
       'localhost.key': text('agnhost/porter/localhost.key'),
     },
     files: { 'etc/passwd': `${users.join('\n')}\n`, 'etc/group': `${groups.join('\n')}\n` },
+    installed: ['/usr/bin/curl'],
     links: { 'agnhost-2': 'agnhost' },
     dirs: ['uploads', 'home/user-defined-in-image'],
     config: [...entry('/agnhost'), ...cmd('pause')],
@@ -61,9 +64,24 @@ function images({ programs, source }: Binaries): Image[] {
   });
   const base = 'busybox:1.37.0-1';
   return [
-    { name: base, config: [...cmd('sh'), '--config.env', 'PATH=/bin:/usr/local/bin:/usr/bin'] },
+    // Older busybox' shell keeps variables with odd names from the programs that it starts; the tests have such.
+    {
+      name: base,
+      installed: ['/bin/bash'],
+      links: { 'bin/sh': 'bash' },
+      config: [...cmd('sh'), '--config.env', 'PATH=/bin:/usr/local/bin:/usr/bin'],
+    },
     agnhost,
-    { ...agnhost, name: 'agnhost:2.55', from: agnhost.name, copy: {}, files: {}, links: {}, dirs: [] },
+    {
+      ...agnhost,
+      name: 'agnhost:2.55',
+      from: agnhost.name,
+      copy: {},
+      installed: [],
+      files: {},
+      links: {},
+      dirs: [],
+    },
     { name: 'pause:3.10.2', from: agnhost.name, config: [...entry('/agnhost'), ...cmd('pause')] },
     { name: 'nonroot:1.5', from: base, config: ['--config.user', '1234'] },
     {
@@ -92,7 +110,7 @@ function images({ programs, source }: Binaries): Image[] {
 
 /** Builds the images into one OCI layout below `cache`, once; gives the layout. */
 async function layout(cache: string, binaries: Binaries, say: (text: string) => void): Promise<string> {
-  const done = join(cache, 'images');
+  const done = join(cache, 'images-2');
   if (existsSync(done)) return done;
   const work = `${done}.new`;
   rmSync(work, { recursive: true, force: true });
@@ -114,6 +132,10 @@ async function layout(cache: string, binaries: Binaries, say: (text: string) => 
       copyFileSync(file, join(root, path));
       execFileSync('chmod', [mode.toString(8), join(root, path)]);
     }
+    for (const path of (image.installed ?? []).flatMap(withLibraries)) {
+      mkdirSync(dirname(join(root, path)), { recursive: true });
+      copyFileSync(path, join(root, path));
+    }
     for (const [path, content] of Object.entries(image.files ?? {})) {
       mkdirSync(dirname(join(root, path)), { recursive: true });
       writeFileSync(join(root, path), content);
@@ -128,6 +150,14 @@ async function layout(cache: string, binaries: Binaries, say: (text: string) => 
   return done;
 }
 
+/** A program and the files of its dynamic linking. */
+const withLibraries = (program: string): string[] => [
+  program,
+  ...execFileSync('ldd', [program], { encoding: 'utf8' })
+    .split('\n')
+    .flatMap((line) => /(?:=> )?(\/\S+) \(/.exec(line)?.[1] ?? []),
+];
+
 const tagOf = (name: string) => name.replace(':', '_');
 
 /** Debian's static busybox with a link for each of its commands, and what programs expect of a file system. */
@@ -137,7 +167,8 @@ function busybox(root: string): void {
   execFileSync('chmod', ['1777', join(root, 'tmp')]);
   copyFileSync('/bin/busybox', join(root, 'bin/busybox'));
   const applets = execFileSync('/bin/busybox', ['--list'], { encoding: 'utf8' }).split('\n');
-  for (const a of applets) if (a && a !== 'busybox') symlinkSync('busybox', join(root, 'bin', a));
+  for (const a of applets)
+    if (a && a !== 'busybox' && a !== 'sh') symlinkSync('busybox', join(root, 'bin', a));
   writeFileSync(
     join(root, 'etc/passwd'),
     'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n',

@@ -89,7 +89,7 @@ async function main(): Promise<number> {
   }
   const lacking = missing(
     ...(['root', 'kubectl-1.36', 'containerd', 'runc', 'cni', 'iptables', 'iproute2', 'busybox'] as const),
-    ...(['docker-registry', 'skopeo', 'umoci'] as const),
+    ...(['docker-registry', 'skopeo', 'umoci', 'curl'] as const),
   );
   if (lacking) throw new Error(`these are needed: ${lacking}`);
   const cache = join(process.env['COX_TEST_CACHE'] ?? join(homedir(), '.cache/coxswain'), 'conformance');

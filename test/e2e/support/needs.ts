@@ -33,6 +33,7 @@ const PARTS = {
   iptables: { have: () => onPath('iptables'), remedy: 'apt-get install iptables' },
   iproute2: { have: () => onPath('ip'), remedy: 'apt-get install iproute2' },
   busybox: { have: () => existsSync('/bin/busybox'), remedy: 'apt-get install busybox-static' },
+  curl: { have: () => onPath('curl'), remedy: 'apt-get install curl' },
   openssl: { have: () => onPath('openssl'), remedy: 'apt-get install openssl' },
   mosquitto: { have: () => onPath('mosquitto'), remedy: 'apt-get install mosquitto' },
   'docker-registry': { have: () => onPath('docker-registry'), remedy: 'apt-get install docker-registry' },
