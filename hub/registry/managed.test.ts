@@ -239,12 +239,13 @@ describe('a creator', () => {
 describe('what a creator owns', () => {
   const kinds = allKinds.filter((k) => Object.hasOwn(SAMPLES, `${apiVersionOf(k)}/${k.plural}`));
   const odd = fc.constantFrom<() => unknown>(
-    ...[undefined, null, '', 'x', 1, {}, [], [1, 1], ['1', 1], { a: 1 }, { '1:a': {} }].map((v) => () => v),
     ...[
+      ...[undefined, null, '', 'x', 1, {}, [], [1, 1], ['1', 1], { a: 1 }, { '1:a': {} }],
       [{ name: 'a' }, { name: 'a' }],
       [{ name: 'a' }, 1],
       [{}],
       [{ port: 1 }, { port: 1, protocol: 'UDP' }],
+      // A new one each time: a later change may lead into it.
     ].map((v) => () => structuredClone(v)),
   );
   /** Puts something odd where the numbers lead, or takes away what is there. */
