@@ -29,6 +29,8 @@ export interface Program {
   readonly type: string;
   /** Names that it reads: `oldSelf`, `authorizer` … */
   readonly names: ReadonlySet<string>;
+  /** The checked syntax tree. */
+  readonly root: Node;
   /** Throws what the expression throws, and {@link TooMuchWork}. Takes its cost from `work`. */
   run(values: Record<string, unknown>, work?: Work): unknown;
 }
@@ -209,6 +211,8 @@ interface LibraryError extends Error {
 /** `compilation failed: …` of Kubernetes: the message, and under it the line with a mark. */
 function compileError(e: LibraryError, text: string): string {
   let summary = (e.summary ?? e.message).split('\n')[0]!.replaceAll(OWN, '');
+  if (e.name === 'ParseError')
+    summary = `Syntax error: ${summary.replace(/^Unexpected character: (.*)$/, "token recognition error at: '$1'")}`;
   for (const [form, words] of WORDS) summary = summary.replace(form, words);
   const start = e.range?.start ?? e.node?.start ?? 0;
   // cel-go points at the dot of a field.
@@ -348,6 +352,7 @@ export class Language {
       return {
         type: String(checked.type),
         names,
+        root,
         run: (values, work = { left: CALL_LIMIT }) => {
           const mine = { left: Math.min(CALL_LIMIT, work.left) };
           const before = mine.left;

@@ -17,6 +17,8 @@ export interface Node {
     evaluate(ev: Evaluator, node: Node, ctx: Context): unknown;
   };
   evaluate(ev: Evaluator, node: Node, ctx: Context): unknown;
+  /** Once it is checked. */
+  checkedType?: Type;
   /** Of a checked operator. */
   handle?(left: unknown, right: unknown, node: Node, ev: Evaluator): unknown;
   setMeta(key: string, value: unknown): Node;

@@ -1,6 +1,5 @@
 /** CEL rules of custom kinds (x-kubernetes-validations): checked with their definition, run with every write. */
 import {
-  CALL_LIMIT,
   COST_BUDGET,
   durationOf,
   Language,
@@ -15,7 +14,8 @@ import { spend, TooMuchWork, type Work } from '../cel/work.js';
 import type { FieldError } from '../kinds/kind.js';
 import { invalid, notSupported, required } from '../meta/field-errors.js';
 import { deepEqual, isPlainObject, setOwn } from '../meta/json.js';
-import { type JsonSchema, listIdentity, member } from './schema.js';
+import { type Costs, timesBelow } from './costs.js';
+import { celName, type JsonSchema, listIdentity, member } from './schema.js';
 
 export { loadCel };
 
@@ -26,29 +26,30 @@ const language = new Language({ self: 'dyn', oldSelf: 'dyn' });
 
 // ---- definitions
 
-/** Every part of a schema that has rules, with its place. */
-export function* rulesOf(s: JsonSchema, at = '', root = true): Generator<[string, JsonSchema, boolean]> {
-  if (s['x-kubernetes-validations']?.length) yield [at, s, root];
-  for (const [k, p] of Object.entries(s.properties ?? {})) yield* rulesOf(p, `${at}.properties[${k}]`, false);
-  if (isPlainObject(s.additionalProperties))
-    yield* rulesOf(s.additionalProperties as JsonSchema, `${at}.additionalProperties`, false);
-  if (s.items) yield* rulesOf(s.items, `${at}.items`, false);
+/** A part of a schema that has rules: its place, whether it is an object of its own, and how often it may be there. */
+export interface RuledPart {
+  at: string;
+  schema: JsonSchema;
+  root: boolean;
+  /** Null: as often as it fits into a request. */
+  times: number | null;
 }
 
-const RESERVED: ReadonlySet<string> = new Set(
-  'true false null in as break const continue else for function if import let loop package namespace return var void while'.split(
-    ' ',
-  ),
-);
-/** A field's name as CEL spells it. */
-const celName = (name: string): string =>
-  RESERVED.has(name)
-    ? `__${name}__`
-    : name
-        .replaceAll('__', '__underscores__')
-        .replaceAll('.', '__dot__')
-        .replaceAll('-', '__dash__')
-        .replaceAll('/', '__slash__');
+export function* rulesOf(
+  schema: JsonSchema,
+  at = '',
+  root = true,
+  times: number | null = 1,
+): Generator<RuledPart> {
+  if (schema['x-kubernetes-validations']?.length) yield { at, schema, root, times };
+  const more = timesBelow(schema);
+  const below = times === null || more === null ? null : times * more;
+  for (const [k, p] of Object.entries(schema.properties ?? {}))
+    yield* rulesOf(p, `${at}.properties[${k}]`, false, below);
+  if (isPlainObject(schema.additionalProperties))
+    yield* rulesOf(schema.additionalProperties as JsonSchema, `${at}.additionalProperties`, false, below);
+  if (schema.items) yield* rulesOf(schema.items, `${at}.items`, false, below);
+}
 
 /** Deeper or wider schemas have parts that anything may be asked of. */
 const MAX_TYPES = 500;
@@ -124,7 +125,7 @@ function pathOf(text: string, s: JsonSchema): string | undefined {
 const newlines = /[\r\n]/;
 
 /** What is wrong with the rules of one part of a schema (apiextensions validation of x-kubernetes-validations). */
-export function problemsOfRules(at: string, s: JsonSchema, root: boolean): FieldError[] {
+export function problemsOfRules({ at, schema: s, root, times }: RuledPart, costs: Costs): FieldError[] {
   const errors: FieldError[] = [];
   const { types, self } = declare(s, root);
   const languages = new Map<string, Language>();
@@ -139,13 +140,17 @@ export function problemsOfRules(at: string, s: JsonSchema, root: boolean): Field
   };
   for (const [i, r] of (s['x-kubernetes-validations'] ?? []).entries()) {
     const field = `${at}.x-kubernetes-validations[${i}]`;
-    const check = (text: string, name: string, type: string, must: string) => {
+    const check = (text: string, name: 'rule' | 'messageExpression', type: string, must: string) => {
       const typed = languageFor(r.optionalOldSelf === true).compile(text);
       // It has to run without types as well: nothing is accepted that could not be enforced.
       const untyped = 'wrong' in typed ? typed : language.compile(text);
       const c = 'wrong' in untyped ? untyped : typed;
       if ('wrong' in c) errors.push(invalid(`${field}.${name}`, text, `compilation failed: ${c.wrong}`));
       else if (c.type !== type && c.type !== 'dyn') errors.push(invalid(`${field}.${name}`, text, must));
+      else if (name === 'rule')
+        errors.push(...costs.add(`${field}.rule`, 'estimated rule cost', c.root, s, root, times));
+      else
+        errors.push(...costs.add(`${field}.${name}`, 'estimated messageExpression cost', c.root, s, root, 1));
     };
     if (!r.rule?.trim()) {
       errors.push(required(`${field}.rule`, 'rule is not specified'));
@@ -225,7 +230,10 @@ function toCel(v: unknown, s: JsonSchema | undefined, root: boolean, work: Work)
 }
 
 /** Ends all rules of an object. */
-class OutOfBudget extends Error {}
+class OutOfBudget extends Error {
+  path = '';
+  type = 'object';
+}
 
 /** Runs all rules of a schema on a value that fits it otherwise; `work` is for finding and converting what they ask about. */
 export function checkRules(
@@ -240,7 +248,11 @@ export function checkRules(
     walk(v, s, path, old, out, { work, cost: { left: COST_BUDGET } }, true);
   } catch (e) {
     if (!(e instanceof OutOfBudget)) throw e;
-    out.push({ type: 'Invalid', field: path || '<nil>', message: `Invalid value: "object": ${e.message}` });
+    out.push({
+      type: 'Invalid',
+      field: e.path || '<nil>',
+      message: `Invalid value: ${JSON.stringify(e.type)}: ${e.message}`,
+    });
   }
 }
 
@@ -276,7 +288,13 @@ function walk(
       const values: Record<string, unknown> = { self };
       if (r.optionalOldSelf) values['oldSelf'] = optionalOf(before);
       else if (old !== undefined) values['oldSelf'] = before;
-      const problem = run(c, values, r, budgets.cost);
+      let problem: string | undefined;
+      try {
+        problem = run(c, values, r, budgets.cost);
+      } catch (e) {
+        if (e instanceof OutOfBudget) Object.assign(e, { path, type: s.type ?? '' });
+        throw e;
+      }
       if (problem !== undefined) out.push(failed(problem, r, s, path));
     }
   }
@@ -296,7 +314,10 @@ function walk(
       const m = member(s, key);
       if (!m || m === true) continue;
       const was = before && Object.hasOwn(before, key) ? before[key] : undefined;
-      walk(x, m, path ? `${path}.${key}` : key, was, out, budgets, false);
+      // What a map has is told by its key, as in Kubernetes.
+      const named = s.properties && Object.hasOwn(s.properties, key);
+      const at = named ? (path ? `${path}.${key}` : key) : `${path}[${key}]`;
+      walk(x, m, at, was, out, budgets, false);
     }
   }
 }
@@ -309,7 +330,7 @@ function run(c: Program, values: Record<string, unknown>, r: Rule, cost: Work): 
   } catch (e) {
     if (e instanceof TooMuchWork)
       throw new OutOfBudget(
-        cost.left < COST_BUDGET - CALL_LIMIT
+        cost.left <= 0
           ? 'validation failed due to running out of cost budget, no further validation rules will be run'
           : `no further validation rules will be run due to call cost exceeds limit for rule: ${text}`,
       );

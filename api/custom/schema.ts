@@ -57,6 +57,21 @@ export interface JsonSchema {
 
 type Plain = Record<string, unknown>;
 
+const RESERVED: ReadonlySet<string> = new Set(
+  'true false null in as break const continue else for function if import let loop package namespace return var void while'.split(
+    ' ',
+  ),
+);
+/** A field's name as CEL spells it. */
+export const celName = (name: string): string =>
+  RESERVED.has(name)
+    ? `__${name}__`
+    : name
+        .replaceAll('__', '__underscores__')
+        .replaceAll('.', '__dot__')
+        .replaceAll('-', '__dash__')
+        .replaceAll('/', '__slash__');
+
 /** What every object at the root, and every embedded one, has without saying so. */
 const OBJECT_FIELDS: ReadonlySet<string> = new Set(['apiVersion', 'kind', 'metadata']);
 /** Unknown fields that are told by name. */

@@ -1,4 +1,5 @@
 import type { CustomResourceDefinition as Definition } from 'kubernetes-types/apiextensions/v1.js';
+import { Costs } from '../custom/costs.js';
 import { JsonPathError, jsonPath } from '../custom/jsonpath.js';
 import { loadCel, problemsOfRules, rulesOf } from '../custom/rules.js';
 import type { JsonSchema } from '../custom/schema.js';
@@ -252,7 +253,9 @@ function validateRules(o: Definition): FieldError[] {
     const schema = v.schema?.openAPIV3Schema as JsonSchema | undefined;
     const field = one ? 'spec.validation.openAPIV3Schema' : `spec.versions[${i}].schema.openAPIV3Schema`;
     if (!schema || validateSchema(schema, field).length) return [];
-    return [...rulesOf(schema, field)].flatMap(([at, s, root]) => problemsOfRules(at, s, root));
+    const costs = new Costs();
+    const errors = [...rulesOf(schema, field)].flatMap((part) => problemsOfRules(part, costs));
+    return [...errors, ...costs.problems(field)];
   });
 }
 
