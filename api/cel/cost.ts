@@ -42,6 +42,20 @@ interface Local {
 }
 type Scope = ReadonlyMap<string, Local>;
 
+/** Where the data has nothing of this name. */
+const LOST: Sizes = { max: UNKNOWN };
+/** Under which the scope has the data as a whole: what has no place in it is sized like that, as in Kubernetes. */
+const ROOT = '';
+
+function below(
+  at: Sizes | undefined,
+  scope: Scope,
+  part: (at: Sizes) => Sizes | undefined,
+): Sizes | undefined {
+  if (!at) return scope.get(ROOT)?.at;
+  return at === LOST ? LOST : (part(at) ?? LOST);
+}
+
 const sizeOf = (e: Estimate | undefined): number => e?.size ?? UNKNOWN;
 
 const isScalar = (type: string): boolean =>
@@ -82,7 +96,7 @@ const perItem: Rule = ({ target }) => {
 };
 const product =
   (by: number): Rule =>
-  ({ args }) => ({ cost: cap(sizeOf(args[0]) * sizeOf(args[1]) * by) });
+  ({ args }) => ({ cost: cap(1 + sizeOf(args[0]) * sizeOf(args[1]) * by) });
 const fixed =
   (cost: number): Rule =>
   () => ({ cost });
@@ -157,6 +171,7 @@ const CALLS: ReadonlyMap<string, Rule> = new Map<string, Rule>([
     ({ args }) => ({ cost: 7 + (args[0]?.type === 'string' ? factor(sizeOf(args[0]), TRAVERSAL) : 0) }),
   ],
   ['validate', ({ args }) => ({ cost: factor(factor(sizeOf(args[0]), TRAVERSAL), 128 * REGEX) })],
+  ['dyn', ({ args }) => ({ cost: 1, size: sizeOf(args[0]) })],
   ['check', fixed(350_000)],
   ['sets.contains', product(1)],
   ['sets.intersects', product(1)],
@@ -183,22 +198,26 @@ const LOOPS: Readonly<Record<string, { turn: number; around: number; makes?: 'li
   map: { turn: 12, around: 11, makes: 'list' },
   filter: { turn: 13, around: 11, makes: 'list' },
   transformList: { turn: 12, around: 11, makes: 'list' },
-  transformMap: { turn: 2, around: 31, makes: 'map' },
-  transformMapEntry: { turn: 2, around: 31, makes: 'map' },
+  transformMap: { turn: 3, around: 31, makes: 'map' },
+  transformMapEntry: { turn: 3, around: 31, makes: 'map' },
 };
 
-/** The most that a checked expression may cost, given what its variables may be. */
+const OPTIONAL: ReadonlySet<string> = new Set(['optMap', 'optFlatMap']);
+
+/** The most that a checked expression may cost, given what its variables may be, the data as a whole first. */
 export function estimateCost(root: Node, variables: Readonly<Record<string, Sizes>>): number {
   const scope = new Map(
     Object.entries(variables).map(([name, at]): [string, Local] => [name, { size: undefined, at }]),
   );
+  scope.set(ROOT, { size: undefined, at: Object.values(variables)[0] });
   return estimate(root, scope).cost;
 }
 
 function estimate(node: Node, scope: Scope): Estimate {
   const type = node.checkedType?.name ?? 'dyn';
   const e = inner(node, scope, type);
-  const size = e.size ?? e.at?.max ?? (isScalar(type) ? 1 : undefined);
+  const known = e.at === LOST ? undefined : e.at?.max;
+  const size = e.size ?? known ?? (isScalar(type) ? 1 : undefined);
   return { ...e, size, type };
 }
 
@@ -211,21 +230,30 @@ function inner(node: Node, scope: Scope, type: string): Part {
       return { cost: 0, size: literalSize(node.args) };
     case 'id': {
       const name = node.args as string;
-      const local = scope.get(name);
+      // Names of types.
+      const local = scope.get(name) ?? scope.get(ROOT);
       return { cost: 1, size: local?.at ? undefined : local?.size, at: local?.at, entries: local?.entries };
     }
     case '.': {
       const [target, field] = node.args as [Node, string];
       const o = sub(target);
       const step = /^(map|dyn$|null$)/.test(o.type) ? (o.type === 'dyn' ? 0 : 1) : 1;
-      return { cost: cap(o.cost + step), size: undefined, at: o.at?.fields?.get(field) };
+      return {
+        cost: cap(o.cost + step),
+        size: undefined,
+        at: below(o.at, scope, (at) => at.fields?.get(field)),
+      };
     }
     case '.?':
       return { cost: cap(sub((node.args as [Node])[0]).cost + 1), size: undefined };
     case '[]':
     case '[?]': {
       const [o, key] = (node.args as [Node, Node]).map((n) => sub(n)) as [Estimate, Estimate];
-      return { cost: cap(o.cost + key.cost + 1), size: o.entries?.values, at: o.at?.items };
+      return {
+        cost: cap(o.cost + key.cost + 1),
+        size: o.entries?.values,
+        at: below(o.at, scope, (at) => at.items),
+      };
     }
     case 'list':
     case 'map':
@@ -331,7 +359,12 @@ function call(node: Node, scope: Scope, type: string): Part {
     const body = estimate(nodes[2]!, new Map(scope).set(nodes[0]!.args as string, init));
     return { ...body, cost: cap(10 + init.cost + body.cost) };
   }
-  if (node.meta.alternate || node.meta.macro) return macro(name, target!, nodes, scope);
+  if (
+    target &&
+    (Object.hasOwn(LOOPS, name) || OPTIONAL.has(name)) &&
+    (node.meta.alternate || node.meta.macro)
+  )
+    return macro(name, target, nodes, scope);
   const o = target && !space ? estimate(target, scope) : undefined;
   const args = nodes.map((n) => estimate(n, scope));
   const own = (CALLS.get(space ? `${space}.${name}` : name) ?? fixed(1))({ target: o, args, nodes });
@@ -345,13 +378,15 @@ function macro(name: string, target: Node, nodes: readonly Node[], scope: Scope)
   const loop = LOOPS[name];
   const inside = new Map(scope);
   const isList = range.type.startsWith('list');
-  const item: Local = { at: range.at?.items, size: range.entries?.values };
-  const key: Local = isList ? { size: 1 } : { at: range.at?.keys, size: range.entries?.keys };
+  const item: Local = { at: below(range.at, scope, (at) => at.items), size: range.entries?.values };
+  const key: Local = isList
+    ? { size: 1 }
+    : { at: below(range.at, scope, (at) => at.keys), size: range.entries?.keys };
   const variable = (i: number): string => nodes[i]!.args as string;
   if (!loop) {
     inside.set(variable(0), { size: undefined });
     const body = estimate(nodes[1]!, inside);
-    return { cost: cap(range.cost * 2 + 12 + body.cost), size: undefined };
+    return { cost: cap(range.cost * 2 + 13 + body.cost), size: undefined };
   }
   const two = nodes.length > 2 && nodes[1]!.op === 'id' && name !== 'map';
   inside.set(variable(0), two || !isList ? key : item);
