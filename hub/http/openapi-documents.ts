@@ -92,14 +92,16 @@ export function openApiV2(kinds: readonly Kind[], definitions: Definitions, vers
         p.path,
         {
           ...Object.fromEntries(p.operations.map((o) => [o.method, operationV2(o)])),
-          parameters: p.parameters.map((q) => ({
-            name: q.name,
-            in: 'path',
-            required: true,
-            type: 'string',
-            description: q.description,
-            uniqueItems: true,
-          })),
+          ...withParameters(
+            p.parameters.map((q) => ({
+              name: q.name,
+              in: 'path',
+              required: true,
+              type: 'string',
+              description: q.description,
+              uniqueItems: true,
+            })),
+          ),
         },
       ]),
     ),
@@ -122,13 +124,15 @@ export function openApiV3(kinds: readonly Kind[], definitions: Definitions, vers
         p.path,
         {
           ...Object.fromEntries(p.operations.map((o) => [o.method, operationV3(o)])),
-          parameters: p.parameters.map((q) => ({
-            name: q.name,
-            in: 'path',
-            required: true,
-            description: q.description,
-            schema: { type: 'string', uniqueItems: true },
-          })),
+          ...withParameters(
+            p.parameters.map((q) => ({
+              name: q.name,
+              in: 'path',
+              required: true,
+              description: q.description,
+              schema: { type: 'string', uniqueItems: true },
+            })),
+          ),
         },
       ]),
     ),
@@ -485,7 +489,7 @@ function operationV2(o: Operation): object {
     consumes: o.body === undefined ? ['*/*'] : o.bodyTypes,
     produces: o.answer ? OBJECT_TYPES : ['text/plain'],
     schemes: ['https'],
-    parameters: [
+    ...withParameters([
       ...o.query.map((q) => ({
         name: q.name,
         in: 'query',
@@ -494,7 +498,7 @@ function operationV2(o: Operation): object {
         uniqueItems: true,
       })),
       ...body,
-    ],
+    ]),
     responses: {
       [o.code]: { description: o.code === 201 ? 'Created' : 'OK', ...answer },
       401: { description: 'Unauthorized' },
@@ -502,17 +506,22 @@ function operationV2(o: Operation): object {
   };
 }
 
+/** A list that is empty is not written: Go's types would not write it either, and some clients compare. */
+const withParameters = (parameters: readonly object[]): object => (parameters.length ? { parameters } : {});
+
 function operationV3(o: Operation): object {
   const schema = o.body ? { $ref: V3_REF + o.body } : { type: 'object' };
   const answer = o.answer ? { $ref: V3_REF + o.answer } : { type: 'string' };
   return {
     ...shared(o),
-    parameters: o.query.map((q) => ({
-      name: q.name,
-      in: 'query',
-      description: q.description,
-      schema: { type: q.type ?? 'string', uniqueItems: true },
-    })),
+    ...withParameters(
+      o.query.map((q) => ({
+        name: q.name,
+        in: 'query',
+        description: q.description,
+        schema: { type: q.type ?? 'string', uniqueItems: true },
+      })),
+    ),
     ...(o.body === undefined
       ? {}
       : {

@@ -14,7 +14,7 @@ import type { Frozen, Watcher } from '../client.js';
 import { Compacted, type Entry, type Store } from '../store/store.js';
 import type { World } from './admission/plugin.js';
 import type { ListQuery, ListResult, WatchQuery } from './api.js';
-import { Continuations } from './continue.js';
+import { Continuations, type Page } from './continue.js';
 import { parseRevision } from './meta.js';
 import { Unconverted } from './unconverted.js';
 import { shown, storedKind } from './views.js';
@@ -76,7 +76,7 @@ export class Reader {
     this.#store = store;
     this.#clock = clock;
     this.#kinds = kinds;
-    this.#continuations = new Continuations(clock);
+    this.#continuations = new Continuations(clock, store);
   }
 
   /** Throws Timeout when the store has not come to `revision` yet. */
@@ -92,7 +92,8 @@ export class Reader {
   list(kind: Kind, query: ListQuery): ListResult {
     const filter = this.filter(kind, query);
     const prefix = this.prefix(kind, query.namespace);
-    const { entries, revision, start } = this.#snapshot(prefix, query);
+    const page = this.#page(prefix, query);
+    const { entries, revision, start } = page;
     const limit = positive(query.limit, 'limit');
     const all = filter.labels.length === 0 && filter.fields.length === 0;
     const items: AnyObject[] = [];
@@ -106,19 +107,19 @@ export class Reader {
     return {
       items,
       resourceVersion,
-      continue: this.#continuations.token(prefix, entries, revision, i),
+      continue: this.#continuations.token(prefix, page, i),
       // Unknown with a selector, as in Kubernetes.
       ...(all ? { remainingItemCount: entries.length - i } : {}),
     };
   }
 
   /** What a list is made from, at the revision that it asks for. */
-  #snapshot(prefix: string, query: ListQuery): { entries: Entry[]; revision: number; start: number } {
+  #page(prefix: string, query: ListQuery): Page {
     const { resourceVersion: rv, resourceVersionMatch: match } = query;
     if (query.continue) {
       if (rv && rv !== '0')
         throw badRequest('specifying resource version is not allowed when using continue');
-      return this.#continuations.resume(query.continue, prefix, this.#store);
+      return this.#continuations.resume(query.continue, prefix);
     }
     if (match && !rv)
       throw badRequest('resourceVersionMatch is forbidden unless resourceVersion is provided');
@@ -128,9 +129,10 @@ export class Reader {
     this.notFromTheFuture(revision);
     // A page of a list at a revision means that one, for clients older than resourceVersionMatch.
     const exact = match === 'Exact' || (!match && query.limit && revision > 0);
-    if (!exact || revision === this.#store.revision) return { ...this.#store.list(prefix), start: 0 };
+    const first = { start: 0, at: this.#clock.now() };
+    if (!exact || revision === this.#store.revision) return { ...this.#store.list(prefix), ...first };
     try {
-      return { entries: this.#store.listAt(prefix, revision), revision, start: 0 };
+      return { entries: this.#store.listAt(prefix, revision), revision, ...first };
     } catch (e) {
       if (!(e instanceof Compacted)) throw e;
       throw new ApiError('Expired', 'The resourceVersion for the provided list is too old.');

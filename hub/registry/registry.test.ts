@@ -832,6 +832,32 @@ describe('list', () => {
     expect(names(other.list(ctx(), K(configMaps), { ...q, continue: token }))).toBe('c3 c31 c32');
   });
 
+  it('answers 410 when a list has gone on for five minutes, and what is begun then is of a newer revision', async () => {
+    const clock = new VirtualClock();
+    const store = new MemoryStore({ stamp: stampResourceVersion });
+    await store.open();
+    const quiet = new Registry({ store, clock, log: silentLog });
+    await quiet.bootstrap();
+    for (const name of ['c0', 'c1', 'c2'])
+      await quiet.create(ctx(), K(configMaps), 'default', { metadata: { name } });
+    const q = { namespace: 'default', limit: 1 };
+    const first = quiet.list(ctx(), K(configMaps), q);
+    await clock.advance(299_000);
+    const second = quiet.list(ctx(), K(configMaps), { ...q, continue: first.continue });
+    expect([names(second), second.resourceVersion]).toEqual(['c1', first.resourceVersion]);
+    await clock.advance(1000);
+    const e = await failure(() => quiet.list(ctx(), K(configMaps), { ...q, continue: second.continue }));
+    expect(e.code).toBe(410);
+    const token = (e.toStatus().metadata as { continue: string }).continue;
+    const later = quiet.list(ctx(), K(configMaps), { ...q, continue: token });
+    expect(names(later)).toBe('c2');
+    expect(Number(later.resourceVersion)).toBeGreaterThan(Number(first.resourceVersion));
+    // Once, not for as long as nothing happens.
+    const { revision } = store;
+    await clock.advance(3_600_000);
+    expect(store.revision).toBe(revision);
+  });
+
   it('takes a revision for the one to show, or for the oldest one, as it was meant', async () => {
     const old = registry.resourceVersion;
     await make({ metadata: { name: 'late' } }, configMaps);
