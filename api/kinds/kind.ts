@@ -142,8 +142,8 @@ export interface Kind<T extends KubeObject = AnyObject> {
   setDefaults?(o: T): void;
   /** In place, after defaults: clears or sets what a creator may not choose (status, generation…). */
   prepareForCreate?(o: T, by: Requester): void;
-  /** In place: carries over what an updater may not change silently. `old` is frozen. */
-  prepareForUpdate?(o: T, old: T): void;
+  /** In place: carries over what an updater may not change silently. `old` is frozen; `door`: through a subresource. */
+  prepareForUpdate?(o: T, old: T, door?: string): void;
   /**
    * In place, on top-level members of a shallow copy: what a write of the status through `door` (`status`, or one of
    * `statusDoors`) leaves as it was in `old`. `now` is RFC 3339.

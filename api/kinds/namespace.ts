@@ -31,9 +31,9 @@ export const namespaces: Kind<Namespace> = {
     o.spec = { ...o.spec, finalizers: [...new Set([...(o.spec?.finalizers ?? []), 'kubernetes'])] };
     o.status = { phase: 'Active' };
   },
-  prepareForUpdate(o, old) {
-    // What guards the contents may go only while the namespace itself is going.
-    if (!old.metadata?.deletionTimestamp) o.spec = { ...o.spec, finalizers: old.spec?.finalizers };
+  prepareForUpdate(o, old, door) {
+    // What guards the contents comes and goes through a door of its own.
+    if (door !== 'finalize') o.spec = { ...o.spec, finalizers: old.spec?.finalizers };
   },
   prepareForDelete(o) {
     o.status = { ...o.status, phase: 'Terminating' };

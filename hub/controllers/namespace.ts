@@ -10,6 +10,8 @@ import { type Context, errorText, ifThere, type Keys, onePerResource, type Recon
 /** In case the last object goes away unnoticed. */
 const LOOK_AGAIN_MS = 5_000;
 
+const isPods = (k: Kind): boolean => k.group === '' && k.plural === 'pods';
+
 /** Empties namespaces that are being deleted, of every kind, and then lets them go. */
 export function namespaceLoop(table: KindTable) {
   return (ctx: Context, keys: Keys): Reconcile => {
@@ -29,7 +31,8 @@ export function namespaceLoop(table: KindTable) {
       });
     };
     const look = () => {
-      inside = onePerResource(table.kinds).filter((k) => k.namespaced);
+      const kinds = onePerResource(table.kinds).filter((k) => k.namespaced);
+      inside = [...kinds.filter(isPods), ...kinds.filter((k) => !isPods(k))];
       for (const kind of inside) if (!watched.has(kind)) watch(kind);
       watched.clear();
       for (const kind of inside) watched.add(kind);
@@ -43,7 +46,6 @@ export function namespaceLoop(table: KindTable) {
       const failures: string[] = [];
       const left: string[] = [];
       const finalizers = new Map<string, number>();
-      // Before ReplicaSets are gone they would only make new pods, which the API refuses by now: any order will do.
       for (const kind of inside) {
         const { items } = await client.list(kind, { namespace: name });
         const results = await Promise.allSettled(
@@ -67,6 +69,8 @@ export function namespaceLoop(table: KindTable) {
           left.push(`${qualifiedResource(kind.plural, kind.group)} has ${rest.length} resource instances`);
         for (const o of rest)
           for (const f of o.metadata?.finalizers ?? []) finalizers.set(f, (finalizers.get(f) ?? 0) + 1);
+        // The rest when pods are gone: they may need it to end well, and what guards them guards them to the end.
+        if (isPods(kind) && rest.length) break;
       }
 
       await note(ns, failures, left, finalizers);

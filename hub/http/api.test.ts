@@ -326,6 +326,13 @@ describe('verbs', () => {
     expect(strict.json().message).toBe(
       'ConfigMap in version "v1" cannot be handled as a ConfigMap: strict decoding error: duplicate field "data.a"',
     );
+    const both = await t.call(`${NS}/configmaps?fieldValidation=Strict`, {
+      method: 'POST',
+      body: '{"metadata":{"name":"both","odd":1},"data":{"a":"1","a":"2"},"datum":{}}',
+    });
+    expect(both.json().message).toContain(
+      'strict decoding error: unknown field "metadata.odd", duplicate field "data.a", unknown field "datum"',
+    );
     const warned = await send('warned', 'Warn');
     expect(warned.json().data).toEqual({ a: '2' });
     expect(warned.headers['warning']).toEqual(['299 - "duplicate field \\"data.a\\""']);

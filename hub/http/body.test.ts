@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { isApiError } from '../../api/meta/errors.js';
+import type { Duplicates } from '../registry/api.js';
 import { decodeBody, MAX_DEPTH } from './body.js';
 
 const decode = (text: string, type?: string) => decodeBody(Buffer.from(text), type);
@@ -53,9 +54,9 @@ describe('decodeBody', () => {
   ])('tells what is twice in %s', async (text, paths) => {
     const expected = paths.map((p) => `duplicate field "${p}"`);
     for (const type of ['application/json', 'application/yaml']) {
-      const duplicates: string[] = [];
+      const duplicates: Duplicates = { texts: [], order: new Map() };
       expect(await decodeBody(Buffer.from(text), type, duplicates)).toEqual(JSON.parse(text));
-      expect(duplicates).toEqual(expected);
+      expect(duplicates.texts).toEqual(expected);
     }
   });
 
@@ -89,15 +90,15 @@ describe('decodeBody', () => {
     await fc.assert(
       fc.asyncProperty(json, async (v) => {
         const [text, twice] = write(v);
-        const duplicates: string[] = [];
+        const duplicates: Duplicates = { texts: [], order: new Map() };
         expect(await decodeBody(Buffer.from(text), '', duplicates)).toEqual(JSON.parse(text));
-        expect(duplicates).toHaveLength(Math.min(twice, 32));
+        expect(duplicates.texts).toHaveLength(Math.min(twice, 32));
       }),
     );
   });
 
   it('tells what is twice in YAML', async () => {
-    const duplicates: string[] = [];
+    const duplicates: Duplicates = { texts: [], order: new Map() };
     const text = 'name: 1\nb: {c: 1, cd : 1, cd: 2}\nname: 2\n"x y": 1\n"x y": 2\na:b: 1\na:b :\n  - 2\n';
     expect(await decodeBody(Buffer.from(text), 'application/yaml', duplicates)).toEqual({
       name: 2,
@@ -105,7 +106,7 @@ describe('decodeBody', () => {
       'x y': 2,
       'a:b': [2],
     });
-    expect(duplicates).toEqual([
+    expect(duplicates.texts).toEqual([
       'line 2: key "cd" already set in map',
       'line 3: key "name" already set in map',
       'line 5: key "x y" already set in map',
@@ -122,11 +123,11 @@ describe('decodeBody', () => {
       fc.asyncProperty(fc.jsonValue({ maxDepth: 6, noUnicodeString: false }), async (v) => {
         const text = JSON.stringify({ v });
         fc.pre(!text.includes('__proto__'));
-        const duplicates: string[] = [];
+        const duplicates: Duplicates = { texts: [], order: new Map() };
         await decodeBody(Buffer.from(text), undefined, duplicates);
-        expect(duplicates).toEqual([]);
+        expect(duplicates.texts).toEqual([]);
         await decodeBody(Buffer.from(`${text.slice(0, -1)},"v":1}`), undefined, duplicates);
-        expect(duplicates).toEqual(['duplicate field "v"']);
+        expect(duplicates.texts).toEqual(['duplicate field "v"']);
       }),
     );
   });

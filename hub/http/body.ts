@@ -1,4 +1,5 @@
 import { badRequest } from '../../api/meta/errors.js';
+import type { Duplicates } from '../registry/api.js';
 import { contentType, unsupportedMediaType } from './negotiate.js';
 
 /** Deeper than any Kubernetes object and shallow enough for every recursive walk after it. */
@@ -12,15 +13,20 @@ export const MAX_DEPTH = 128;
 export async function decodeBody(
   body: Buffer,
   type: string | undefined,
-  duplicates?: string[],
+  duplicates?: Duplicates,
 ): Promise<unknown> {
   switch (contentType(type)) {
     case '':
     case 'application/json':
+      return decodeJson(body, duplicates);
     case 'application/json-patch+json':
     case 'application/merge-patch+json':
-    case 'application/strategic-merge-patch+json':
-      return decodeJson(body, duplicates);
+    case 'application/strategic-merge-patch+json': {
+      const patch = decodeJson(body, duplicates);
+      // Places in a patch are not those in the object that it makes.
+      duplicates?.order.clear();
+      return patch;
+    }
     case 'application/yaml':
       // JSON is YAML, most clients send it as such, and its parser is quicker by far.
       if (body[0] === 0x7b) {
@@ -42,7 +48,7 @@ export async function decodeBody(
   }
 }
 
-function decodeJson(body: Buffer, duplicates?: string[]): unknown {
+function decodeJson(body: Buffer, duplicates?: Duplicates): unknown {
   const { depth, members } = shapeOf(body);
   if (depth > MAX_DEPTH) throw tooDeep();
   let value: unknown;
@@ -90,14 +96,21 @@ export function summaryOf(body: Buffer): string {
 /** More are not told of. */
 const MAX_DUPLICATES = 32;
 
-/** The keys that stand more than once in an object of a JSON text, which is valid. */
-function findDuplicates(body: Buffer, found: string[]): void {
-  /** Of an object its keys so far, of a list the index; and what leads to the value that comes next. */
-  interface Level {
-    keys?: Set<string>;
-    index: number;
-    key: string;
-  }
+/** Of an object its keys so far, of a list the index; and what leads to the value that comes next. */
+interface Level {
+  keys?: Set<string>;
+  index: number;
+  key: string;
+}
+
+/** Quoted, as messages have it. */
+function pathOf(levels: readonly Level[]): string {
+  const path = levels.map((l) => (l.keys ? `.${l.key}` : `[${l.index}]`)).join('');
+  return JSON.stringify(path.replace(/^\./, '').slice(0, 512));
+}
+
+/** The keys that stand more than once in an object of a JSON text, which is valid and known to have some. */
+function findDuplicates(body: Buffer, found: Duplicates): void {
   const levels: Level[] = [];
   let expectKey = false;
   for (let i = 0; i < body.length; i++) {
@@ -115,11 +128,10 @@ function findDuplicates(body: Buffer, found: string[]): void {
       const raw = body.toString('utf8', start, i);
       top.key = escaped ? (JSON.parse(`"${raw}"`) as string) : raw;
       expectKey = false;
+      const path = pathOf(levels);
+      found.order.set(path, i);
       if (!top.keys.has(top.key)) top.keys.add(top.key);
-      else if (found.length < MAX_DUPLICATES) {
-        const path = levels.map((l) => (l.keys ? `.${l.key}` : `[${l.index}]`)).join('');
-        found.push(`duplicate field ${JSON.stringify(path.replace(/^\./, '').slice(0, 512))}`);
-      }
+      else if (found.texts.length < MAX_DUPLICATES) found.texts.push(`duplicate field ${path}`);
     } else if (c === 0x7b || c === 0x5b) {
       levels.push({ ...(c === 0x7b ? { keys: new Set<string>() } : {}), index: 0, key: '' });
       expectKey = c === 0x7b;
@@ -140,7 +152,7 @@ function keyAt(text: string, at: number): string {
   return JSON.stringify(plain ? quoted : rest.replace(/\s*(:\s|:$|[\n,}])[\s\S]*$/, ''));
 }
 
-async function decodeYaml(text: string, duplicates?: string[]): Promise<unknown> {
+async function decodeYaml(text: string, duplicates?: Duplicates): Promise<unknown> {
   checkYamlDepth(text);
   const { parseDocument } = await import('yaml');
   let value: unknown;
@@ -149,7 +161,7 @@ async function decodeYaml(text: string, duplicates?: string[]): Promise<unknown>
     const [wrong] = doc.errors.filter((e) => e.code !== 'DUPLICATE_KEY');
     if (wrong) throw wrong;
     for (const e of doc.errors.slice(0, MAX_DUPLICATES))
-      duplicates?.push(`line ${e.linePos?.[0].line}: key ${keyAt(text, e.pos[0])} already set in map`);
+      duplicates?.texts.push(`line ${e.linePos?.[0].line}: key ${keyAt(text, e.pos[0])} already set in map`);
     value = doc.toJS({ maxAliasCount: 50, mapAsMap: false });
   } catch (e) {
     throw badRequest(

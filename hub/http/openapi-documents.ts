@@ -36,12 +36,17 @@ const usedBy = (kinds: readonly Kind[], definitions: Definitions): string[] =>
   );
 
 /** The definitions of kinds that CustomResourceDefinitions made, and of their lists. */
-export function customDefinitions(kinds: readonly Kind[]): Definitions {
+export function customDefinitions(kinds: readonly Kind[], described: Definitions): Definitions {
   const out: Record<string, Schema> = {};
+  // Said of every kind in the same words.
+  const common = described['io.k8s.api.core.v1.ConfigMap']?.properties ?? {};
   for (const k of kinds) {
     if (!k.custom) continue;
-    out[k.schema] = k.custom.schema;
-    const { apiVersion, kind } = k.custom.schema.properties ?? {};
+    const { schema } = k.custom;
+    const { apiVersion, kind } = { ...schema.properties, ...pick(common, 'apiVersion', 'kind') };
+    out[k.schema] = schema.properties?.['apiVersion']
+      ? { ...schema, properties: { ...schema.properties, ...pick(common, 'apiVersion', 'kind') } }
+      : schema;
     out[`${k.schema}List`] = {
       description: `${k.kind}List is a list of ${k.kind}`,
       type: 'object',
@@ -62,14 +67,20 @@ export function customDefinitions(kinds: readonly Kind[]): Definitions {
   return out;
 }
 
+const pick = (from: Readonly<Record<string, Schema>>, ...keys: string[]): Record<string, Schema> =>
+  Object.fromEntries(keys.flatMap((k) => (from[k] ? [[k, from[k]]] : [])));
+
+const ABOUT_OPEN = new Set(['type', 'x-kubernetes-group-version-kind', 'x-kubernetes-selectable-fields']);
+
 /** What OpenAPI v2 cannot say of a custom kind, left out as Kubernetes does: clients of v2 would take it wrongly. */
 function toV2(schema: Schema): Schema {
   const { oneOf, anyOf, allOf, not, nullable, ...said } = schema as Schema & Record<string, unknown>;
   const { type, items, properties, additionalProperties, ...rest } = said;
-  if (nullable || (rest as Record<string, unknown>)['x-kubernetes-preserve-unknown-fields']) {
-    const root = rest['x-kubernetes-group-version-kind'] !== undefined;
-    return { ...rest, ...(root && type ? { type } : {}) };
-  }
+  const open = nullable || (rest as Record<string, unknown>)['x-kubernetes-preserve-unknown-fields'];
+  // Of an object that may hold anything kubectl may know nothing but what it is.
+  if (open && rest['x-kubernetes-group-version-kind'])
+    return Object.fromEntries(Object.entries(schema).filter(([k]) => ABOUT_OPEN.has(k)));
+  if (open) return rest;
   return {
     ...rest,
     ...(type ? { type } : {}),

@@ -110,7 +110,8 @@ export class OpenApi {
 
   async #make(id: string): Promise<Document> {
     const { customDefinitions, openApiV2, openApiV3 } = await import('./openapi-documents.js');
-    const definitions = { ...describedDefinitions(), ...customDefinitions(this.kinds) };
+    const described = describedDefinitions();
+    const definitions = { ...described, ...customDefinitions(this.kinds, described) };
     const v2 = async () => this.#withRemotes(openApiV2(this.kinds, definitions, this.version));
     let bytes: string | Buffer;
     if (id === 'v2-protobuf') {

@@ -110,7 +110,7 @@ export function contextOf(
     fieldManager: manager ?? managerOfAgent(userAgent),
     fieldValidation,
     warnings: [],
-    duplicates: [],
+    duplicates: { texts: [], order: new Map() },
   };
 }
 

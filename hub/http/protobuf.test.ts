@@ -33,6 +33,40 @@ describe('decodeProtobuf', () => {
     });
   });
 
+  it('reads schemas, which hold schemas or something in their stead', () => {
+    const string = bytes(5, 'string');
+    const properties = (name: string, schema: readonly number[]) =>
+      bytes(29, [...bytes(1, name), ...bytes(2, schema)]);
+    const schema = [
+      ...bytes(5, 'object'),
+      ...properties('list', [...bytes(5, 'array'), ...bytes(24, bytes(1, string))]),
+      ...properties('map', [...bytes(5, 'object'), ...bytes(30, [...num(1, 1), ...bytes(2, string)])]),
+      ...properties('none', [...bytes(5, 'object'), ...bytes(30, num(1, 0))]),
+      ...properties('set', [...bytes(8, bytes(1, '{"a":1}')), ...bytes(20, bytes(1, '"b"'))]),
+    ];
+    const version = [...bytes(1, 'v1'), ...num(2, 1), ...bytes(4, bytes(1, schema))];
+    const sent = body('apiextensions.k8s.io/v1', 'CustomResourceDefinition', bytes(2, bytes(7, version)));
+    expect(decodeProtobuf(sent)['spec']).toEqual({
+      versions: [
+        {
+          name: 'v1',
+          served: true,
+          schema: {
+            openAPIV3Schema: {
+              type: 'object',
+              properties: {
+                list: { type: 'array', items: { type: 'string' } },
+                map: { type: 'object', additionalProperties: { type: 'string' } },
+                none: { type: 'object', additionalProperties: false },
+                set: { default: { a: 1 }, enum: ['b'] },
+              },
+            },
+          },
+        },
+      ],
+    });
+  });
+
   it('reads embedded structs, maps, quantities, times, and keeps zeros that were set', () => {
     const container = [
       ...bytes(1, 'main'),

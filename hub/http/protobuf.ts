@@ -11,6 +11,7 @@ import { PROTOBUF_FIELDS } from './protobuf-fields.js';
 const MAGIC = Buffer.from('k8s\0');
 const MAX_DEPTH = 64;
 const META = 'io.k8s.apimachinery.pkg.apis.meta.v1';
+const EXTENSIONS = 'io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1';
 
 type Read = (r: Reader, wire: number, depth: number) => unknown;
 interface Field {
@@ -245,7 +246,24 @@ const SPECIAL: Readonly<Record<string, Read>> = {
   [`${META}.MicroTime`]: readTime(true),
   [`${META}.FieldsV1`]: readJson,
   'io.k8s.apimachinery.pkg.runtime.RawExtension': readJson,
+  [`${EXTENSIONS}.JSON`]: readJson,
 };
+
+/** A schema or something else in its stead: `numbers` are those of the schema and, where there may be one, of a boolean. */
+const readEither =
+  (schema: Read, numbers: { schema: number; allows?: number }): Read =>
+  (r, wire, depth) => {
+    const m = r.message(wire);
+    let found: unknown;
+    let allows = false;
+    while (!m.done()) {
+      const [n, w] = m.tag();
+      if (n === numbers.schema) found = schema(m, w, depth + 1);
+      else if (n === numbers.allows) allows = m.varint() !== 0;
+      else m.skip(w);
+    }
+    return found ?? (numbers.allows ? allows : undefined);
+  };
 
 /** Compiles every message once. */
 function compileCodec(): Codec {
@@ -282,16 +300,22 @@ function compileCodec(): Codec {
       message.set(Number(number), {
         name,
         form,
-        read: readerOf(p.items ?? p.additionalProperties ?? p),
+        read: readerOf(p.items ?? p.additionalProperties ?? p, `${row}.${name}`),
         pointer,
       });
     }
     return message;
   };
 
-  const readerOf = (p: Schema): Read => {
+  const schemaReader = (): Read => readerOf({ $ref: `#/definitions/${EXTENSIONS}.JSONSchemaProps` }, '');
+
+  const readerOf = (p: Schema, field: string): Read => {
+    // In JSON it is the schema itself, as lists of schemas are not served.
+    if (field === `${EXTENSIONS}.JSONSchemaProps.items`) return readEither(schemaReader(), { schema: 1 });
     if (p.$ref) {
       const name = p.$ref.slice('#/definitions/'.length);
+      if (name === `${EXTENSIONS}.JSONSchemaPropsOrBool`)
+        return readEither(schemaReader(), { schema: 2, allows: 1 });
       const special = SPECIAL[name];
       if (special) return special;
       const message = compile(name, definitions[name]?.properties ?? {}, name);

@@ -1,6 +1,6 @@
 import type { Pod } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
-import { badRequest, isApiError } from '../../api/meta/errors.js';
+import { ApiError, badRequest, isApiError, qualifiedResource } from '../../api/meta/errors.js';
 import type { ObjectKey } from '../../api/meta/object.js';
 import type { Frozen } from '../client.js';
 import type { RegistryVerbs, RequestContext, Subresource } from '../registry/api.js';
@@ -69,6 +69,13 @@ function form(call: Call, req: Request, answer: 'object' | 'list'): Form {
   const f = formOf(negotiate(req.headers.accept), call.query, req.headers['user-agent']);
   if (f.wanted.discovery) f.wanted = { format: f.wanted.format };
   checkForm(f, answer);
+  const { kind } = call.target;
+  // A question that is answered and never stored has no columns.
+  if (f.wanted.as === 'Table' && kind.verbs && !kind.verbs.includes('get'))
+    throw new ApiError(
+      'NotAcceptable',
+      `the resource ${qualifiedResource(kind.plural, kind.group)} does not support being converted to a Table`,
+    );
   return f;
 }
 

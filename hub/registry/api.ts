@@ -10,6 +10,14 @@ import type {
   WatchOptions,
 } from '../client.js';
 
+/** Fields that a body has more than once. */
+export interface Duplicates {
+  /** As warnings have it: `duplicate field "spec.replicas"`. */
+  readonly texts: string[];
+  /** Where each field of a JSON body stands, by its path in quotes; filled when some are there twice. */
+  readonly order: Map<string, number>;
+}
+
 /** Who asks, and how: carried through every verb. */
 export interface RequestContext {
   readonly user: string;
@@ -23,8 +31,7 @@ export interface RequestContext {
    * write belongs to nobody.
    */
   readonly fieldManager?: string;
-  /** Fields that the body has more than once, as warnings have it: `duplicate field "spec.replicas"`. */
-  readonly duplicates?: string[];
+  readonly duplicates?: Duplicates;
   /** Rejects when the user may not create: asked before an apply makes an object. */
   readonly checkCreate?: () => void | Promise<void>;
   /** Of a get: the answer must not be older. */

@@ -69,13 +69,23 @@ export function decodeAs(
     ),
 ): AnyObject {
   const { object, unknown } = decodeBody(body, kind, apiVersion, schema);
-  const duplicates = ctx.duplicates ?? [];
+  const { texts: duplicates = [], order } = ctx.duplicates ?? {};
   const unknownTexts = unknown.map((f) => `unknown field ${JSON.stringify(f)}`);
   if (duplicates.length + unknownTexts.length > 0 && ctx.fieldValidation !== 'Ignore') {
-    if (ctx.fieldValidation === 'Strict') throw strictError([...strictTexts(duplicates), ...unknownTexts]);
-    for (const t of [...duplicates, ...unknownTexts]) if (!ctx.warnings.includes(t)) ctx.warnings.push(t);
+    const inOrder = (texts: string[]) => (typeof schema === 'string' ? byPlace(texts, order) : texts);
+    if (ctx.fieldValidation === 'Strict')
+      throw strictError(inOrder([...strictTexts(duplicates), ...unknownTexts]));
+    for (const t of inOrder([...duplicates, ...unknownTexts]))
+      if (!ctx.warnings.includes(t)) ctx.warnings.push(t);
   }
   return object;
+}
+
+/** Kubernetes reads an object of a kind that it knows once and tells what it meets; of a custom one it looks for duplicates first. */
+function byPlace(texts: string[], order: ReadonlyMap<string, number> | undefined): string[] {
+  if (!order?.size) return texts;
+  const place = (text: string) => order.get(text.slice(text.indexOf('"'))) ?? 0;
+  return texts.sort((a, b) => place(a) - place(b));
 }
 
 /** `body` as an object of the kind: fields checked, its apiVersion and kind in place, metadata there. */

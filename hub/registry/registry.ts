@@ -300,8 +300,8 @@ export class Registry implements RegistryVerbs {
     const home = storedKind(kind);
     const manager = managerOf(ctx, home, subresource, 'Apply');
     if (!manager) throw badRequest('an apply needs a field manager');
-    if (ctx.duplicates?.length && ctx.fieldValidation === 'Strict')
-      throw badRequest(`error strict decoding YAML: ${strictTexts(ctx.duplicates).join(', ')}`);
+    if (ctx.duplicates?.texts.length && ctx.fieldValidation === 'Strict')
+      throw badRequest(`error strict decoding YAML: ${strictTexts(ctx.duplicates.texts).join(', ')}`);
     const applied = decodeApplied(ctx, kind, key, body, subresource);
     const config = subresource === 'scale' ? applied : kept(kind, applied);
     const lay = (live: AnyObject, forms?: Forms): Applied => {

@@ -99,7 +99,7 @@ export function place(
     delete next['status'];
     if (current['status'] !== undefined) next['status'] = current['status'];
   }
-  kind.prepareForUpdate?.(next, current);
+  kind.prepareForUpdate?.(next, current, subresource);
   kind.setDefaults?.(next);
   return next;
 }

@@ -28,7 +28,11 @@ const OBJECT_FIELDS = (): Record<string, Schema> => ({
     description:
       'What this object is, in CamelCase. Cannot be updated. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds',
   },
-  metadata: { description: 'Standard metadata of objects.', ...schemaNamed(OBJECT_META) },
+  metadata: {
+    description:
+      "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata",
+    ...schemaNamed(OBJECT_META),
+  },
 });
 
 /** A structural schema in the form in which built-in kinds have theirs. */
