@@ -16,9 +16,10 @@ export function validateEphemeralContainers(
   at: string,
   validate: (c: Container, at: string) => FieldError[],
 ): FieldError[] {
+  if (!spec.ephemeralContainers?.length) return [];
   const others = new Set([...(spec.containers ?? []), ...(spec.initContainers ?? [])].map((c) => c.name));
   const names = new Set(others);
-  return (spec.ephemeralContainers ?? []).flatMap((c, i) => {
+  return spec.ephemeralContainers.flatMap((c, i) => {
     const f = `${at}[${i}]`;
     const errors = validate(c as Container, f);
     if (names.has(c.name)) errors.push(duplicate(`${f}.name`, c.name));

@@ -32,11 +32,15 @@ export const between = (v: number | undefined, at: string, min: number, max: num
     : [invalid(at, v, `must be between ${min} and ${max}, inclusive`)];
 
 /** `check` of each element, with the field path that ends in its index. */
-export const each = <T>(
+export function each<T>(
   list: readonly T[] | undefined,
   at: string,
   check: (x: T, at: string) => Errors,
-): Errors => (list ?? []).flatMap((x, i) => check(x, `${at}[${i}]`));
+): Errors {
+  const errors: Errors = [];
+  if (list) for (let i = 0; i < list.length; i++) errors.push(...check(list[i]!, `${at}[${i}]`));
+  return errors;
+}
 
 export const MAX_INT32 = 2 ** 31 - 1;
 

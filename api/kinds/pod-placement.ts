@@ -52,7 +52,8 @@ export const validateNodeSelectorTerm = (term: NodeSelectorTerm | undefined, at:
   });
 
 export function validateAffinity(a: Affinity | undefined, at: string): Errors {
-  const node = a?.nodeAffinity;
+  if (!a) return [];
+  const node = a.nodeAffinity;
   const errors: Errors = [];
   const hard = node?.requiredDuringSchedulingIgnoredDuringExecution;
   const name = 'requiredDuringSchedulingIgnoredDuringExecution';
@@ -73,8 +74,8 @@ export function validateAffinity(a: Affinity | undefined, at: string): Errors {
   );
   for (const k of ['podAffinity', 'podAntiAffinity'] as const) {
     const terms = [
-      ...(a?.[k]?.[name] ?? []).map((t, i) => [t, `${at}.${k}.${name}[${i}]`] as const),
-      ...(a?.[k]?.[soft] ?? []).map(
+      ...(a[k]?.[name] ?? []).map((t, i) => [t, `${at}.${k}.${name}[${i}]`] as const),
+      ...(a[k]?.[soft] ?? []).map(
         (t, i) => [t.podAffinityTerm, `${at}.${k}.${soft}[${i}].podAffinityTerm`] as const,
       ),
     ];

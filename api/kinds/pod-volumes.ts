@@ -1,6 +1,7 @@
 /** Validation of the volumes of a PodSpec, and of references to fields of the pod, which environments have as well. */
 import type { Volume } from 'kubernetes-types/core/v1.js';
 import { duplicate, forbidden, invalid, notSupported, required } from '../meta/field-errors.js';
+import { isDeepFrozen } from '../meta/json.js';
 import { dns1123Label, qualifiedName } from '../meta/names.js';
 import { compareQuantity } from '../meta/quantity.js';
 import { type Errors, each, named, relativePath } from './pod-fields.js';
@@ -167,6 +168,9 @@ export const VOLUME_SOURCES: SourceCheck = {
   },
 };
 
+/** Sources that were found right and never change, and of which kind: one that many pods share is looked at once. */
+const right = new WeakMap<object, string>();
+
 export function validateVolumes(volumes: readonly Volume[] | undefined, at: string): Errors {
   const names = new Set<string>();
   return each(volumes, at, (v, f) => {
@@ -180,7 +184,11 @@ export function validateVolumes(volumes: readonly Volume[] | undefined, at: stri
     const check = (VOLUME_SOURCES as Record<string, ((s: unknown, at: string) => Errors) | undefined>)[
       source ?? ''
     ];
-    if (check) errors.push(...check(v[source as keyof Volume], `${f}.${source}`));
+    const said: unknown = v[source as keyof Volume];
+    if (!check || right.get(said as object) === source) return errors;
+    const wrong = check(said, `${f}.${source}`);
+    if (wrong.length === 0 && isDeepFrozen(said)) right.set(said, source!);
+    errors.push(...wrong);
     return errors;
   });
 }

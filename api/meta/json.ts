@@ -60,6 +60,12 @@ export function deepFreeze<T>(v: T): T {
   return v;
 }
 
+/** Whether neither a JSON value nor anything in it can change; false for what is no object. */
+export function isDeepFrozen(v: unknown): v is object {
+  if (typeof v !== 'object' || v === null || !Object.isFrozen(v)) return false;
+  return Object.values(v).every((x) => typeof x !== 'object' || x === null || isDeepFrozen(x));
+}
+
 /** An upper bound of the UTF-8 bytes that `JSON.stringify(v)` takes, cheaper than making it. Stops once above `limit`. */
 export function jsonSizeBound(v: unknown, limit = Number.POSITIVE_INFINITY): number {
   if (typeof v === 'string') return 6 * v.length + 2;

@@ -42,12 +42,28 @@ export function commitLine(revision: number, lines: number, batch: Buffer): Buff
 }
 
 /** What NeDB's serialiser makes of such a document, without its look at every field. */
-export function changeLine(c: Change): Buffer {
-  const doc =
+const changeText = (c: Change): string =>
+  JSON.stringify(
     c.type === 'put'
       ? { _id: c.key, r: c.revision, c: c.createRevision, v: c.json }
-      : { $$deleted: true, _id: c.key };
-  return Buffer.from(`${JSON.stringify(doc)}\n`);
+      : { $$deleted: true, _id: c.key },
+  );
+
+/** The lines of a batch, its commit line last; and the length in bytes of each line of a change. */
+export function batchLines(batch: readonly Change[]): { bytes: Buffer; lengths: number[] } {
+  const texts = batch.map(changeText);
+  const lengths = texts.map((t) => Buffer.byteLength(t) + 1);
+  const body = Buffer.allocUnsafe(lengths.reduce((sum, n) => sum + n, 0));
+  let at = 0;
+  for (const [i, text] of texts.entries()) {
+    body.write(text, at);
+    at += lengths[i]!;
+    body[at - 1] = NEWLINE;
+  }
+  return {
+    bytes: Buffer.concat([body, commitLine(batch.at(-1)!.revision, lengths.length, body)]),
+    lengths,
+  };
 }
 
 /** Where a live record's line is in the file, in bytes. */

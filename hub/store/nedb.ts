@@ -6,7 +6,7 @@ import { lockFile } from '../../api/lock.js';
 import { type Log, silentLog } from '../../api/log.js';
 import { type Change, type Driver, type Loaded, StoreUnreadable, StoreWriteFailed } from './driver.js';
 import { DriverStore, type StoreOptions } from './driver-store.js';
-import { BadFile, changeLine, commitLine, HEADER, type Place, type Scan, scan } from './nedb-file.js';
+import { BadFile, batchLines, commitLine, HEADER, type Place, type Scan, scan } from './nedb-file.js';
 
 /** The file operations a driver makes; tests put faults between. */
 export type Files = Pick<typeof fsp, 'open' | 'rename' | 'rm' | 'mkdir' | 'readdir'>;
@@ -112,10 +112,7 @@ export class NedbDriver implements Driver {
     await this.#compacting;
     const file = this.#handle;
     if (!file) throw new Error('the store is closed');
-    const lines = batch.map(changeLine);
-    const body = Buffer.concat(lines);
-    const revision = batch.at(-1)!.revision;
-    const bytes = Buffer.concat([body, commitLine(revision, lines.length, body)]);
+    const { bytes, lengths } = batchLines(batch);
     try {
       if (this.#dirtyTail) await this.#truncate();
       if (this.#dirtyDir) await this.#syncDir();
@@ -134,7 +131,7 @@ export class NedbDriver implements Driver {
     }
     let at = this.#size;
     for (const [i, c] of batch.entries()) {
-      const { length } = lines[i]!;
+      const length = lengths[i]!;
       this.#liveBytes -= this.#live.get(c.key)?.bytes ?? 0;
       if (c.type === 'put') {
         this.#live.set(c.key, { at, bytes: length });
@@ -145,7 +142,7 @@ export class NedbDriver implements Driver {
       at += length;
     }
     this.#size += bytes.length;
-    this.#revision = revision;
+    this.#revision = batch.at(-1)!.revision;
     const garbage = this.#size - this.#liveBytes;
     if (garbage > Math.max(this.#liveBytes, this.#compactBytes) && this.#size > this.#compactAbove) {
       this.#compacting = this.#compact();
