@@ -273,6 +273,8 @@ export class PodManager implements PodHost {
       tokens: index(desired.tokens ?? []),
     };
     const changed = changedNamespaces(old, this.#config);
+    const token = (c: ConfigObjects, p: Pod) =>
+      c.tokens.get(`${p.metadata?.namespace ?? 'default'}/${p.metadata?.name}`);
     const wanted = new Set<string>();
     for (const pod of desired.pods) {
       const uid = pod.metadata?.uid ?? '';
@@ -286,8 +288,13 @@ export class PodManager implements PodHost {
       }
       wanted.add(uid);
       const w = this.#workers.get(uid) ?? this.#adopt(uid, pod);
-      w.desire(pod);
-      if (changed.has(pod.metadata?.namespace ?? 'default')) w.configChanged();
+      if (!w.desires(pod)) w.desire(pod);
+      // A token is its pod's alone.
+      if (
+        changed.has(pod.metadata?.namespace ?? 'default') ||
+        !same(token(old, pod), token(this.#config, pod))
+      )
+        w.configChanged();
     }
     for (const [uid, w] of this.#workers) {
       if (wanted.has(uid)) continue;
@@ -323,6 +330,8 @@ export class PodManager implements PodHost {
 
   #makeHost(): Host {
     const { clock, reporter, dataDir, nodeName, tuning = {} } = this.#o;
+    const allocatable = () =>
+      this.#o.allocatable?.() ?? { cpuMilli: 1000, memoryBytes: totalmem(), ephemeralStorageBytes: 0 };
     const key = (namespace: string, name: string) => `${namespace}/${name}`;
     const config: Config = {
       configMap: (ns, name) => this.#config.maps.get(key(ns, name)),
@@ -351,10 +360,9 @@ export class PodManager implements PodHost {
         hostIP: this.#o.hostIP?.() ?? '',
         podIPs,
         ...(this.#o.api?.() ? { api: this.#o.api()! } : {}),
-        allocatable: this.#o.allocatable?.() ?? {
-          cpuMilli: 1000,
-          memoryBytes: totalmem(),
-          ephemeralStorageBytes: 0,
+        // Asks the file system.
+        get allocatable() {
+          return allocatable();
         },
       }),
       podDir: (uid) => join(dataDir, 'pods', uid),
@@ -676,11 +684,12 @@ interface ConfigObjects {
   tokens: Map<string, object>;
 }
 
+const same = (x: object | undefined, y: object | undefined) =>
+  x === y || JSON.stringify(x) === JSON.stringify(y);
+
 function changedNamespaces(a: ConfigObjects, b: ConfigObjects): Set<string> {
   const out = new Set<string>();
-  const same = (x: object | undefined, y: object | undefined) =>
-    x === y || JSON.stringify(x) === JSON.stringify(y);
-  for (const kind of ['maps', 'secrets', 'tokens'] as const)
+  for (const kind of ['maps', 'secrets'] as const)
     for (const key of new Set([...a[kind].keys(), ...b[kind].keys()]))
       if (!same(a[kind].get(key), b[kind].get(key))) out.add(key.split('/')[0]!);
   return out;

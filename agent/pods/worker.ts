@@ -110,6 +110,11 @@ export class PodWorker implements PodContext {
     });
   }
 
+  /** Whether this very object is what was desired last. */
+  desires(pod: Pod): boolean {
+    return this.#present && this.#wanted === pod;
+  }
+
   /** The pod as it shall be; undefined: it shall be no more. */
   desire(pod: Pod | undefined): void {
     this.#present = pod !== undefined;

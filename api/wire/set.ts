@@ -36,9 +36,8 @@ export const EMPTY_DIGEST = digestOf(new Map());
 
 /** 16 characters over keys and hashes, in the order of keys. */
 export function digestOf(items: ReadonlyMap<string, { hash: string }>): string {
-  const h = createHash('sha256');
-  for (const key of [...items.keys()].sort()) h.update(`${key}\0${items.get(key)!.hash}\n`);
-  return h.digest().subarray(0, 12).toString('base64url');
+  const lines = [...items.keys()].sort().map((key) => `${key}\0${items.get(key)!.hash}\n`);
+  return createHash('sha256').update(lines.join('')).digest().subarray(0, 12).toString('base64url');
 }
 
 export function toDesiredSet(generation: number, items: Items): DesiredSet {

@@ -90,6 +90,35 @@ describe('the desired set of a node', () => {
     expect(w.changed).toEqual(['pi1']);
   });
 
+  it('is no other for what is told of the status of a pod, until the pod ends', async () => {
+    const w = await world();
+    const made = await w.pod('a');
+    await w.clock.advance(10);
+    const before = w.sets.of('pi1');
+    w.changed.length = 0;
+    const tell = async (status: object) => {
+      const now = await w.client.get(pods, { namespace: 'default', name: 'a' });
+      await w.client.updateStatus(pods, { ...now, status } as Pod);
+      await w.clock.advance(10);
+    };
+    await tell({ phase: 'Running', podIP: '10.0.0.1' });
+    expect(w.changed).toEqual([]);
+    const running = w.sets.of('pi1');
+    expect(running.get('p/default/a')).toBe(before.get('p/default/a'));
+    expect(digestOf(running)).toBe(digestOf(before));
+    expect(digestOf((await w.start()).of('pi1'))).toBe(digestOf(before));
+    w.changed.length = 0;
+    await tell({ phase: 'Succeeded' });
+    expect(w.changed).toContain('pi1');
+    expect(w.sets.of('pi1').get('p/default/a')!.object).toMatchObject({ status: { phase: 'Succeeded' } });
+    await w.client.update(pods, {
+      ...made,
+      metadata: { ...made.metadata, resourceVersion: '', labels: { a: 'b' } },
+    } as Pod);
+    await w.clock.advance(10);
+    expect(w.sets.of('pi1').get('p/default/a')!.object.metadata!.labels).toEqual({ a: 'b' });
+  });
+
   it('has the tokens of its pods, the same for a hub that starts anew', async () => {
     const w = await world();
     await w.pod('a');

@@ -84,6 +84,23 @@ function shownService({ metadata, spec }: Frozen<Service>): KubeObject | undefin
 
 const TERMINAL = new Set(['Succeeded', 'Failed']);
 
+/** Of metadata what no node gets. */
+const UNSENT: ReadonlySet<string> = new Set(['managedFields', 'resourceVersion', 'selfLink']);
+
+/**
+ * Whether a node gets the same of both, as far as that can be told at a glance: a write shares with what was there the
+ * parts that it leaves alone, so that the reports of a pod's status are no news to its node.
+ */
+function sameToNode(a: Frozen<Pod>, b: Frozen<Pod>): boolean {
+  const final = ({ status }: Frozen<Pod>) => (TERMINAL.has(status?.phase ?? '') ? status!.phase : undefined);
+  if (a.spec !== b.spec || final(a) !== final(b)) return false;
+  const x = (a.metadata ?? {}) as Readonly<Record<string, unknown>>;
+  const y = (b.metadata ?? {}) as Readonly<Record<string, unknown>>;
+  for (const key in x) if (!UNSENT.has(key) && x[key] !== y[key]) return false;
+  for (const key in y) if (!UNSENT.has(key) && !(key in x)) return false;
+  return true;
+}
+
 /**
  * The part of an object that a node needs. Without `resourceVersion` and `status`, so that a node's own reports do
  * not come back to it; but with a pod's final phase, so that no node ever runs a finished pod again.
@@ -144,6 +161,9 @@ export class DesiredSets {
   readonly #volumes: Informer<PersistentVolume>;
   readonly #services: Informer<Service>;
   readonly #items = new WeakMap<object, Item>();
+  /** Of pods without claims, by their spec; so are their references. */
+  readonly #podItems = new WeakMap<object, Item>();
+  readonly #references = new WeakMap<object, ReturnType<typeof referencesOf>>();
   /** Of pods with tokens, by their spec, which stays the same object through all reports of their status. */
   readonly #tokens = new WeakMap<object, TokenItem>();
   /** Node to the end of the timer that waits for its tokens to be renewed. */
@@ -171,6 +191,7 @@ export class DesiredSets {
     });
     this.#pods = informers.of(pods).index('node', (p) => (p.spec?.nodeName ? [p.spec.nodeName] : []));
     this.#pods.onChange((_key, now, before) => {
+      if (now && before && sameToNode(now, before)) return;
       const nodes = new Set([now?.spec?.nodeName, before?.spec?.nodeName]);
       for (const n of nodes) if (n) changed(n);
     });
@@ -251,7 +272,7 @@ export class DesiredSets {
         itemKey('p', { metadata: { namespace, name: pod.metadata?.name ?? '' } }),
         this.#podItem(pod, wants),
       );
-      const refs = referencesOf(pod.spec);
+      const refs = this.#referencesOf(pod.spec);
       for (const name of refs.c) want('c', namespace, name);
       for (const name of refs.s) want('s', namespace, name);
       const account = want('a', namespace, pod.spec?.serviceAccountName) as ServiceAccount | undefined;
@@ -274,7 +295,7 @@ export class DesiredSets {
   /** A pod, with paths of volumes in the place of claims: what stands behind a claim is the hub's to know. */
   #podItem(pod: Frozen<Pod>, wants: Set<string>): Item {
     const names = claimNames(pod);
-    if (names.length === 0) return this.#item('p', pod, pods);
+    if (names.length === 0) return this.#plainItem(pod);
     const { namespace = '', name = '' } = pod.metadata ?? {};
     for (const c of names) wants.add(`claim/${namespace}/${c}`);
     const spec = resolveClaims(pod.spec!, name, (claim) => {
@@ -296,6 +317,25 @@ export class DesiredSets {
       if (!known) this.#items.set(service, item);
       items.set(itemKey('v', shown), item);
     }
+  }
+
+  #plainItem(pod: Frozen<Pod>): Item {
+    if (!pod.spec) return this.#item('p', pod, pods);
+    const known = this.#podItems.get(pod.spec);
+    if (known && sameToNode(known.object as Pod, pod)) return known;
+    const item = this.#item('p', pod, pods);
+    this.#podItems.set(pod.spec, item);
+    return item;
+  }
+
+  #referencesOf(spec: Frozen<PodSpec> | undefined): ReturnType<typeof referencesOf> {
+    if (!spec) return referencesOf(spec);
+    let known = this.#references.get(spec);
+    if (!known) {
+      known = referencesOf(spec);
+      this.#references.set(spec, known);
+    }
+    return known;
   }
 
   /** The node's link settings, when it has any: a node without costs nothing. */
