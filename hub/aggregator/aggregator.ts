@@ -88,14 +88,14 @@ export class Aggregator implements RemoteTable {
 
   async start(): Promise<void> {
     await this.o.informers.start();
-    const look = () => {
+    this.#own = this.#ownServices();
+    for (const name of new Set([...this.#own.keys(), ...this.#all.keys()])) this.#queue.add(name);
+    this.o.kinds.onKinds(() => {
       const before = this.#own;
       this.#own = this.#ownServices();
-      for (const name of new Set([...before.keys(), ...this.#own.keys(), ...this.#all.keys()]))
-        this.#queue.add(name);
-    };
-    look();
-    this.o.kinds.onKinds(look);
+      for (const name of before.keys()) if (!this.#own.has(name)) this.#queue.add(name);
+      for (const name of this.#own.keys()) if (!before.has(name)) this.#queue.add(name);
+    });
     this.#queue.start();
   }
 
