@@ -53,13 +53,13 @@ export async function applyPodReport(
         return undefined;
       }
       const status = mergeStatus(pod.status, r.status);
+      // Who watches sees how a pod ended before it goes, as with a kubelet.
+      const written = status && (await client.updateStatus<Pod>(pods, { ...(pod as Pod), status }));
       if (r.gone && pod.metadata?.deletionTimestamp) {
         await client.delete(pods, key, { gracePeriodSeconds: 0, uid: r.uid });
         return undefined;
       }
-      if (!status) return undefined;
-      const written = await client.updateStatus<Pod>(pods, { ...(pod as Pod), status });
-      return Number(written.metadata?.resourceVersion);
+      return written && Number(written.metadata?.resourceVersion);
     } catch (e) {
       if (isApiError(e, 'NotFound')) return undefined;
       if (isApiError(e, 'Conflict') && attempt < ATTEMPTS) continue;
