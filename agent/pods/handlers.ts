@@ -1,6 +1,5 @@
 /** How probes and lifecycle hooks ask a container over the network: HTTP, TCP, gRPC. All resolve with what was wrong, or undefined. */
 import { request as httpRequest } from 'node:http';
-import { connect as http2Connect } from 'node:http2';
 import { request as httpsRequest } from 'node:https';
 import { connect } from 'node:net';
 import type { Container, HTTPGetAction } from 'kubernetes-types/core/v1.js';
@@ -128,15 +127,17 @@ function healthRequest(service: string): Buffer {
 }
 
 /** `Check` of the gRPC health protocol, without TLS. https://github.com/grpc/grpc/blob/master/doc/health-checking.md */
-export function grpc(
+export async function grpc(
   host: string,
   port: number,
   service: string,
   timeoutMs: number,
 ): Promise<string | undefined> {
   const at = joined(host, port);
+  // Few pods have such probes.
+  const { connect: openSession } = await import('node:http2');
   return new Promise((resolve) => {
-    const session = http2Connect(`http://${at}`);
+    const session = openSession(`http://${at}`);
     let connected = false;
     const done = (failure?: string) => {
       clearTimeout(timer);
