@@ -1,4 +1,26 @@
-import type { PodLogOptions, StatsOptions } from '../api/wire/streams.js';
+import type { StreamEnd } from '../api/wire/stream-end.js';
+import type {
+  AttachOptions,
+  ExecOptions,
+  ForwardOptions,
+  PodLogOptions,
+  StatsOptions,
+} from '../api/wire/streams.js';
+
+/** A stream that carries data both ways. */
+export interface NodeStream {
+  readonly end: StreamEnd;
+  /** When the node has ended it: the exit code of a command, 0 of anything else. Rejects with ApiError. */
+  readonly done: Promise<number>;
+  /** Ends it from this side; more than once does no harm. */
+  cancel(): void;
+}
+
+export interface ConnectOptions {
+  exec: ExecOptions;
+  attach: AttachOptions;
+  forward: ForwardOptions;
+}
 
 /** What the HTTP side needs of the link to reach into a node; the link implements it. */
 export interface NodeStreams {
@@ -16,4 +38,20 @@ export interface UsageStreams {
   isLinked(node: string): boolean;
   /** JSON of a `NodeStats`, in chunks. Rejects with ApiError: ServiceUnavailable when the node has no link. */
   stats(node: string, options: StatsOptions, signal: AbortSignal): Promise<AsyncIterable<Uint8Array>>;
+}
+
+/** What exec, attach and port-forward need of the link; the link implements it. */
+export interface PodConnections {
+  /** Throws Forbidden or ServiceUnavailable when this cannot be asked of the node at all. */
+  mayConnect(node: string): void;
+  /**
+   * Runs a command, attaches to a container or connects to a port of a pod. Resolves once the node has found it right;
+   * rejects with ApiError: the node's own, or ServiceUnavailable when it has no link or loses it.
+   */
+  connect<K extends keyof ConnectOptions>(
+    node: string,
+    kind: K,
+    options: ConnectOptions[K],
+    signal: AbortSignal,
+  ): Promise<NodeStream>;
 }

@@ -36,7 +36,7 @@ import { agentSecret, helloProof, type LinkKey, newLinkKey, sessionKey } from '.
 import { applyDelta, digestOf, type Items, toDesiredSet } from '../../api/wire/set.js';
 import { type Channel, nodeSubscriptions, nodeTopic } from '../../api/wire/topics.js';
 import { FORMATS, GREETING, sayVersions, type WireFormat } from '../../api/wire/versions.js';
-import type { PodHost, PullGate, Reporter } from '../ports.js';
+import type { PodConnections, PodHost, PullGate, Reporter } from '../ports.js';
 import { DataMeter } from './data-meter.js';
 import { DesiredFile } from './desired-file.js';
 import { DeviceTime } from './device-time.js';
@@ -50,6 +50,8 @@ export interface AgentLinkOptions {
   dataDir: string;
   identity: Identity;
   host: PodHost;
+  /** Without it exec, attach and port-forward are refused. */
+  connections?: PodConnections;
   clock: Clock;
   log: Log;
   /** Default: TLS to the identity's addresses. */
@@ -190,7 +192,7 @@ export class AgentLink implements Reporter, PullGate {
       this.#time,
       (r) => void this.#send('u', TYPE.report, r),
     );
-    this.#streams = new AgentStreams(options.host, this.#clock, (type, body) =>
+    this.#streams = new AgentStreams(options.host, options.connections, this.#clock, (type, body) =>
       this.#send('s/u', type, body),
     );
     this.#transport =

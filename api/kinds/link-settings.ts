@@ -23,10 +23,12 @@ export interface LinkSettings {
   reportInterval?: number;
   /** Seconds that an answer about usage is good for; 0: asked anew each time. Default {@link METRICS_INTERVAL}. */
   metricsInterval?: number;
-  /** No metrics, and logs are not followed. */
+  /** No metrics, logs are not followed, nobody connects to pods. */
   metered?: boolean;
   /** Logs are followed although the node is metered. */
   logFollow?: boolean;
+  /** exec, attach and port-forward work although the node is metered. */
+  connect?: boolean;
   pullWindow?: PullWindow;
   /** Bytes per day (UTC), in and out together. */
   dailyLimit?: number;
@@ -83,6 +85,7 @@ const SETTINGS: {
   'metrics-interval': ['metricsInterval', seconds(0, MAX_METRICS_INTERVAL)],
   metered: ['metered', word('true', 'false')],
   'log-follow': ['logFollow', word('allowed', 'denied')],
+  connect: ['connect', word('allowed', 'denied')],
   'pull-window': ['pullWindow', pullWindow],
   'daily-limit': ['dailyLimit', dailyLimit],
 };

@@ -3,7 +3,7 @@
 import type { StatusReason } from '../meta/errors.js';
 import type { KubeObject } from '../meta/object.js';
 import type { AgentEvent, NodeReport, PodReport } from './desired.js';
-import type { PodLogOptions, StatsOptions } from './streams.js';
+import type { AttachOptions, ExecOptions, ForwardOptions, PodLogOptions, StatsOptions } from './streams.js';
 import type { Versions } from './versions.js';
 
 /** Third byte of a frame. */
@@ -172,10 +172,13 @@ export interface Refused {
 
 // --- streams: `i` is the stream's number, chosen by the hub -------------------------------------------------------
 
-/** What a stream may be. exec, attach and port-forward will be further members. */
+/** What a stream may be. The first two only bring answers, the others carry data both ways. */
 export interface StreamRequests {
   logs: PodLogOptions;
   stats: StatsOptions;
+  exec: ExecOptions;
+  attach: AttachOptions;
+  forward: ForwardOptions;
 }
 
 export interface Open {
@@ -187,6 +190,8 @@ export interface Open {
 
 export interface Opened {
   i: number;
+  /** First credit of the hub, bytes; absent: the node takes no data. */
+  w?: number;
 }
 
 export interface Credit {
@@ -199,6 +204,8 @@ export interface End {
   i: number;
   /** Data frames sent, so that a lost last one is noticed. */
   n: number;
+  /** Exit code of an `exec`; absent: 0. */
+  c?: number;
 }
 
 export interface StreamError {
@@ -211,7 +218,7 @@ export interface Cancel {
   i: number;
 }
 
-/** Raw body of a `data` message: stream u32, frame number u32 from 0, sub-channel u8 (1 stdout), bytes. */
+/** Raw body of a `data` message: stream u32, frame number u32 from 0 in each direction, sub-channel u8, bytes. */
 export const DATA_HEADER = 9;
 
 export function packData(stream: number, index: number, sub: number, bytes: Uint8Array): Buffer {

@@ -1,8 +1,5 @@
 /** Which log, and how much of it: the kubelet's PodLogOptions (core/v1 types.go) plus the pod's identity. */
-export interface PodLogOptions {
-  namespace: string;
-  pod: string;
-  uid: string;
+export interface PodLogOptions extends PodTarget {
   container: string;
   follow?: boolean;
   previous?: boolean;
@@ -12,6 +9,31 @@ export interface PodLogOptions {
   /** RFC 3339 */
   sinceTime?: string;
   limitBytes?: number;
+}
+
+/** A container of a pod, or the pod. */
+export interface PodTarget {
+  namespace: string;
+  pod: string;
+  uid: string;
+}
+
+/** The kubelet's PodAttachOptions (core/v1 types.go): which of the process' streams are wanted. */
+export interface AttachOptions extends PodTarget {
+  container: string;
+  stdin?: boolean;
+  stdout?: boolean;
+  stderr?: boolean;
+  tty?: boolean;
+}
+
+export interface ExecOptions extends AttachOptions {
+  command: string[];
+}
+
+/** One connection to a port of the pod. */
+export interface ForwardOptions extends PodTarget {
+  port: number;
 }
 
 /** What usage is asked for: the node's, and each pod's as well with `p`. */

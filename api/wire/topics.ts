@@ -53,8 +53,8 @@ export const LIMITS = {
   window: 64 * 1024,
   /** Data of one stream frame. */
   streamFrame: 8 * 1024,
-  /** Open streams of one node. */
-  streams: 32,
+  /** Open streams of one node: each port that a browser opens through a port-forward is one. */
+  streams: 64,
 } as const;
 
 /**

@@ -6,7 +6,7 @@
 import type { Node } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
 import { nodes, pods } from '../../api/kinds/index.js';
-import { LINK_PREFIX, linkSettings } from '../../api/kinds/link-settings.js';
+import { LINK_PREFIX, type LinkSettings, linkSettings } from '../../api/kinds/link-settings.js';
 import type { Log } from '../../api/log.js';
 import { ApiError, isApiError } from '../../api/meta/errors.js';
 import { Decoder, WireError } from '../../api/wire/codec.js';
@@ -17,6 +17,7 @@ import {
   type Inventory,
   type Renew,
   type Report,
+  type StreamRequests,
   TYPE,
 } from '../../api/wire/messages.js';
 import type { PodLogOptions, StatsOptions } from '../../api/wire/streams.js';
@@ -28,7 +29,7 @@ import { EventRecorder } from '../events.js';
 import { Informers } from '../informer.js';
 import type { Pki } from '../pki/pki.js';
 import { WorkQueue } from '../queue.js';
-import type { NodeStreams, UsageStreams } from '../streams.js';
+import type { ConnectOptions, NodeStream, NodeStreams, PodConnections, UsageStreams } from '../streams.js';
 import { announce } from './announce.js';
 import type { Bus, BusAddresses } from './bus.js';
 import { DesiredSets } from './desired.js';
@@ -75,7 +76,7 @@ const MAX_UNPROVEN = 8 * 1024;
 const SWEEP_MS = 30 * 60_000;
 const GRACE_MS = 10_000;
 
-export class HubLink implements NodeStreams, UsageStreams {
+export class HubLink implements NodeStreams, PodConnections, UsageStreams {
   readonly #o: HubLinkOptions;
   readonly #log: Log;
   readonly #clock: Clock;
@@ -260,32 +261,58 @@ export class HubLink implements NodeStreams, UsageStreams {
   }
 
   async logs(node: string, options: PodLogOptions, signal: AbortSignal): Promise<AsyncIterable<Uint8Array>> {
-    const n = this.#nodes.get(node);
-    if (!n?.session)
-      throw new ApiError(
-        'ServiceUnavailable',
-        `node "${node}" has no link to the hub; its logs can be read again once its agent is connected`,
-      );
-    const settings = linkSettings(this.#informers.of<Node>(nodes).get(node)?.metadata?.annotations);
+    const n = this.#linked(node, 'its logs can be read again once its agent is connected');
+    const settings = this.#settingsOf(node);
     if (options.follow && settings.metered && !settings.logFollow)
       throw new ApiError(
         'Forbidden',
         `node "${node}" is metered: its logs are not followed. Leave out --follow, or allow it: ` +
           `kubectl annotate node ${node} ${LINK_PREFIX}log-follow=allowed`,
       );
-    return n.streams.open('logs', options, (type, body) => this.#sender.sealed(n, 's/d', type, body), signal);
+    return n.streams.read('logs', options, this.#sendTo(n), signal);
   }
 
   async stats(node: string, options: StatsOptions, signal: AbortSignal): Promise<AsyncIterable<Uint8Array>> {
     const n = this.#nodes.get(node);
     if (!n?.session) throw new ApiError('ServiceUnavailable', `node "${node}" has no link to the hub`);
-    return n.streams.open(
-      'stats',
-      options,
-      (type, body) => this.#sender.sealed(n, 's/d', type, body),
-      signal,
-    );
+    return n.streams.read('stats', options, this.#sendTo(n), signal);
   }
+
+  mayConnect(node: string): void {
+    this.#linked(node, 'try again once its agent is connected');
+    const settings = this.#settingsOf(node);
+    if (settings.metered && !settings.connect)
+      throw new ApiError(
+        'Forbidden',
+        `node "${node}" is metered: exec, attach, cp and port-forward are not let through. Allow them: ` +
+          `kubectl annotate node ${node} ${LINK_PREFIX}connect=allowed`,
+      );
+  }
+
+  async connect<K extends keyof ConnectOptions>(
+    node: string,
+    kind: K,
+    options: ConnectOptions[K],
+    signal: AbortSignal,
+  ): Promise<NodeStream> {
+    this.mayConnect(node);
+    const n = this.#nodes.get(node)!;
+    return n.streams.open(kind, options as StreamRequests[K], this.#sendTo(n), signal);
+  }
+
+  #linked(node: string, remedy: string): NodeLink {
+    const n = this.#nodes.get(node);
+    if (n?.session) return n;
+    throw new ApiError('ServiceUnavailable', `node "${node}" has no link to the hub; ${remedy}`);
+  }
+
+  #settingsOf = (node: string): LinkSettings =>
+    linkSettings(this.#informers.of<Node>(nodes).get(node)?.metadata?.annotations);
+
+  #sendTo =
+    (n: NodeLink) =>
+    (type: number, body: unknown): void =>
+      this.#sender.sealed(n, 's/d', type, body);
 
   #message(topic: string, payload: Uint8Array): void {
     const from = parseTopic(topic);
@@ -312,7 +339,7 @@ export class HubLink implements NodeStreams, UsageStreams {
     n.session.heardAt = this.#clock.monotonic();
     if (!frame) return;
     if (from.channel === 's/u') {
-      n.streams.receive(frame, (type, body) => this.#sender.sealed(n, 's/d', type, body));
+      n.streams.receive(frame, this.#sendTo(n));
       return;
     }
     const handle = (

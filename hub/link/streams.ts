@@ -9,31 +9,29 @@ import {
   type Credit,
   type End,
   type Open,
+  type Opened,
   type StreamError,
   type StreamRequests,
   TYPE,
   unpackData,
 } from '../../api/wire/messages.js';
+import { StreamEnd, SUB } from '../../api/wire/stream-end.js';
 import { LIMITS } from '../../api/wire/topics.js';
+import type { NodeStream } from '../streams.js';
 
 /** How long a node may take until it says that a stream is open, in ms. */
 const OPEN_MS = 20_000;
+const READS = [SUB.stdout, SUB.stderr];
 
 type Send = (type: number, body: unknown) => void;
 
 interface Stream {
-  readonly id: number;
+  readonly end: StreamEnd;
   readonly send: Send;
-  readonly chunks: Buffer[];
-  /** Bytes in `chunks`. */
-  waiting: number;
-  /** Consumed since credit was last granted. */
-  consumed: number;
-  frames: number;
-  ended: boolean;
   error: ApiError | undefined;
   opened: () => void;
-  wake: () => void;
+  /** Called once, when it is over. */
+  closed: (code: number) => void;
 }
 
 /** The hub's streams of one node. */
@@ -53,13 +51,13 @@ export class NodeStreamTable {
     return this.#streams.size;
   }
 
-  /** Resolves when the node has opened it; rejects with the node's ApiError. The iterable may be consumed once. */
+  /** Resolves when the node has opened it; rejects with the node's ApiError. */
   async open<K extends keyof StreamRequests>(
     kind: K,
     options: StreamRequests[K],
     send: Send,
     signal: AbortSignal,
-  ): Promise<AsyncIterable<Uint8Array>> {
+  ): Promise<NodeStream> {
     if (this.#streams.size >= LIMITS.streams)
       throw new ApiError(
         'TooManyRequests',
@@ -69,23 +67,21 @@ export class NodeStreamTable {
     signal.throwIfAborted();
     this.#next = (this.#next + 1) >>> 0;
     const id = this.#next;
-    const stream: Stream = {
-      id,
-      send,
-      chunks: [],
-      waiting: 0,
-      consumed: 0,
-      frames: 0,
-      ended: false,
-      error: undefined,
-      opened: () => {},
-      wake: () => {},
-    };
+    const end = new StreamEnd(id, send, { credit: 0, reads: READS });
+    const stream: Stream = { end, send, error: undefined, opened: () => {}, closed: () => {} };
     const opened = new Promise<void>((resolve) => {
       stream.opened = resolve;
     });
-    this.#streams.set(id, stream);
     const abort = () => this.#cancel(stream);
+    const done = new Promise<number>((resolve, reject) => {
+      stream.closed = (code) => {
+        signal.removeEventListener('abort', abort);
+        if (stream.error) reject(stream.error);
+        else resolve(code);
+      };
+    });
+    done.catch(() => {});
+    this.#streams.set(id, stream);
     signal.addEventListener('abort', abort, { once: true });
     const late = this.clock.after(OPEN_MS, () =>
       this.#fail(
@@ -99,11 +95,25 @@ export class NodeStreamTable {
     await opened;
     late();
     // Nothing but an error came: the caller gets it in place of a stream.
-    if (stream.error && stream.chunks.length === 0) {
-      signal.removeEventListener('abort', abort);
-      throw stream.error;
-    }
-    return this.#read(stream, () => signal.removeEventListener('abort', abort));
+    if (stream.error && end.received === 0) throw stream.error;
+    return { end, done, cancel: abort };
+  }
+
+  /** A stream of which only the answer matters. Who stops reading ends it. */
+  async read<K extends keyof StreamRequests>(
+    kind: K,
+    options: StreamRequests[K],
+    send: Send,
+    signal: AbortSignal,
+  ): Promise<AsyncIterable<Uint8Array>> {
+    const { end, cancel } = await this.open(kind, options, send, signal);
+    return (async function* () {
+      try {
+        yield* end.chunks(SUB.stdout);
+      } finally {
+        cancel();
+      }
+    })();
   }
 
   /** A frame from the node. Unknown streams are answered with `cancel` once data comes, so that the node stops. */
@@ -116,28 +126,25 @@ export class NodeStreamTable {
         send(TYPE.cancel, { i: data.stream });
         return;
       }
-      if (data.index < s.frames) return;
-      if (data.index > s.frames) {
-        this.#fail(s, new ApiError('InternalError', `node ${this.node}: part of the stream was lost`), true);
-        return;
+      try {
+        s.end.receive(data);
+        s.opened();
+      } catch (e) {
+        const why = `node ${this.node}: ${(e as Error).message}`;
+        this.#fail(s, new ApiError('InternalError', why), true);
       }
-      s.frames++;
-      s.waiting += data.bytes.length;
-      if (s.waiting > LIMITS.window) {
-        this.#fail(s, new ApiError('InternalError', `node ${this.node} sent more than it was granted`), true);
-        return;
-      }
-      s.chunks.push(Buffer.from(data.bytes));
-      s.opened();
-      s.wake();
       return;
     }
     const body = frame.body as { i?: number } | undefined;
     const s = this.#streams.get(body?.i ?? -1);
     if (!s) return;
-    if (frame.type === TYPE.opened) s.opened();
+    if (frame.type === TYPE.opened) {
+      s.end.grant((body as Opened).w ?? 0);
+      s.opened();
+    } else if (frame.type === TYPE.credit) s.end.grant((body as Credit).w);
     else if (frame.type === TYPE.end) {
-      if ((body as End).n === s.frames) this.#close(s);
+      const { n, c = 0 } = body as End;
+      if (n === s.end.received) this.#close(s, c);
       else
         this.#fail(s, new ApiError('InternalError', `node ${this.node}: the stream's end was lost`), false);
     } else if (frame.type === TYPE.error) {
@@ -152,48 +159,23 @@ export class NodeStreamTable {
       this.#fail(s, new ApiError('ServiceUnavailable', `the link to node ${this.node} was lost`), false);
   }
 
-  async *#read(s: Stream, release: () => void): AsyncGenerator<Uint8Array> {
-    try {
-      for (;;) {
-        const chunk = s.chunks.shift();
-        if (chunk) {
-          s.waiting -= chunk.length;
-          s.consumed += chunk.length;
-          if (s.consumed >= LIMITS.window / 2 && !s.ended) {
-            const more: Credit = { i: s.id, w: s.consumed };
-            s.consumed = 0;
-            s.send(TYPE.credit, more);
-          }
-          yield chunk;
-        } else if (s.error) throw s.error;
-        else if (s.ended) return;
-        else
-          await new Promise<void>((resolve) => {
-            s.wake = resolve;
-          });
-      }
-    } finally {
-      release();
-      this.#cancel(s);
-    }
-  }
-
   #cancel(s: Stream): void {
-    if (!s.ended) s.send(TYPE.cancel, { i: s.id });
+    if (s.end.over) return;
+    s.send(TYPE.cancel, { i: s.end.id });
     this.#close(s);
   }
 
   #fail(s: Stream, e: ApiError, tell: boolean): void {
-    if (s.ended) return;
+    if (s.end.over) return;
     s.error = e;
-    if (tell) s.send(TYPE.cancel, { i: s.id });
+    if (tell) s.send(TYPE.cancel, { i: s.end.id });
     this.#close(s);
   }
 
-  #close(s: Stream): void {
-    s.ended = true;
-    this.#streams.delete(s.id);
+  #close(s: Stream, code = 0): void {
+    this.#streams.delete(s.end.id);
+    s.end.finish(s.error);
     s.opened();
-    s.wake();
+    s.closed(code);
   }
 }
