@@ -144,6 +144,7 @@ export class Agent {
       dataDir,
       identity,
       host: pods,
+      connections: pods,
       clock,
       log: log.child({ room: 'link' }),
       registry: (address) => registry.set(address),

@@ -217,6 +217,7 @@ export class Hub {
         forward: (remote, req) => forward(upstream, remote, req),
         openApiV2: (remote) => aggregator.openApiV2(remote),
       },
+      connections: link,
       version: version(),
       health: [{ name: 'store', failing: () => store.failing }],
     });

@@ -1,3 +1,4 @@
+import { ApiError } from '../api/meta/errors.js';
 import type { StreamEnd } from '../api/wire/stream-end.js';
 import type {
   AttachOptions,
@@ -6,6 +7,9 @@ import type {
   PodLogOptions,
   StatsOptions,
 } from '../api/wire/streams.js';
+
+/** The node has looked at a request and will not do it. */
+export class NodeRefusal extends ApiError {}
 
 /** A stream that carries data both ways. */
 export interface NodeStream {
@@ -46,7 +50,7 @@ export interface PodConnections {
   mayConnect(node: string): void;
   /**
    * Runs a command, attaches to a container or connects to a port of a pod. Resolves once the node has found it right;
-   * rejects with ApiError: the node's own, or ServiceUnavailable when it has no link or loses it.
+   * rejects with NodeRefusal, or ServiceUnavailable when the node has no link or loses it.
    */
   connect<K extends keyof ConnectOptions>(
     node: string,

@@ -13,6 +13,8 @@
  *   `state.waiting.reason`.
  */
 
+import type { Duplex, Readable, Writable } from 'node:stream';
+
 export interface SandboxSpec {
   namespace: string;
   name: string;
@@ -222,6 +224,21 @@ export interface ContainerStats {
   memoryBytes: number;
 }
 
+/** What somebody who runs a command, or attaches to a container, has of its streams. All of it ends with `signal`. */
+export interface ProcessStreams {
+  /** Absent: it is given no input. */
+  stdin?: Readable;
+  stdout?: Writable;
+  /** Absent as well where there is a terminal. */
+  stderr?: Writable;
+  /** The process has a terminal (of an attach: as the container was made). */
+  tty: boolean;
+  /** Calls back at each size of the terminal, in characters; at once if one is known. */
+  onResize(listener: (size: { width: number; height: number }) => void): void;
+  /** Whoever asked has gone: a command is ended, a container goes on. */
+  signal: AbortSignal;
+}
+
 export interface Shim {
   /** The RuntimeClass handler, e.g. `oci`, `wasm`, `fake`. */
   readonly handler: string;
@@ -265,4 +282,18 @@ export interface Shim {
     command: string[],
     timeoutMs: number,
   ): Promise<{ exitCode: number; stdout: Uint8Array; stderr: Uint8Array }>;
+  /**
+   * Runs a command inside a running container; resolves with its exit code when it has ended and all that it wrote was
+   * passed on. Absent where the runtime cannot. Rejects with ShimError when it cannot be run.
+   */
+  exec?(containerId: string, command: string[], streams: ProcessStreams): Promise<number>;
+  /**
+   * What a running container writes from now on, and its input. Resolves when it has ended. Absent where what it writes
+   * is found in its log and nowhere else.
+   */
+  attach?(containerId: string, streams: ProcessStreams): Promise<void>;
+  /** The input of a running container that was made with `stdin`; ending it is an end of input with `stdinOnce`. For shims without `attach`. */
+  input?(containerId: string): Writable;
+  /** A connection to a port of the sandbox, as its own processes reach it at localhost. Rejects with why there is none. */
+  portForward?(sandboxId: string, port: number, signal: AbortSignal): Promise<Duplex>;
 }

@@ -20,7 +20,10 @@ export interface LogSource {
   running(): boolean;
 }
 
-type Options = Omit<PodLogOptions, 'namespace' | 'pod' | 'uid' | 'container'>;
+type Options = Omit<PodLogOptions, 'namespace' | 'pod' | 'uid' | 'container'> & {
+  /** Only what was written to this one. */
+  stream?: 'stdout' | 'stderr';
+};
 
 /** The rotated files of a log, oldest first; empty when the directory is not there. */
 export async function rotatedFiles(path: string): Promise<string[]> {
@@ -195,6 +198,7 @@ class Formatter {
   /** The byte limit is reached. */
   full = false;
   readonly #timestamps: boolean;
+  readonly #stream: string | undefined;
   readonly #since: number;
   #left: number;
   #carry: Buffer[] = [];
@@ -204,6 +208,7 @@ class Formatter {
 
   constructor(options: Options, clock: Clock) {
     this.#timestamps = options.timestamps ?? false;
+    this.#stream = options.stream;
     this.#left = options.limitBytes ?? Number.POSITIVE_INFINITY;
     const at = options.sinceTime
       ? Date.parse(options.sinceTime)
@@ -257,7 +262,7 @@ class Formatter {
     if (Number.isNaN(at) || (stream !== 'stdout' && stream !== 'stderr')) return;
     const continues = this.#open[stream] ?? false;
     this.#open[stream] = tag === 'P';
-    if (at < this.#since) return;
+    if (at < this.#since || (this.#stream !== undefined && stream !== this.#stream)) return;
     if (this.#timestamps && !continues) this.#put(Buffer.from(`${time} `), out);
     if (c >= 0) this.#put(line.subarray(c + 1), out);
     if (tag === 'F') this.#put(Buffer.from('\n'), out);

@@ -12,10 +12,11 @@ import { jwt } from '../../api/wire/jwt.js';
 import { type NodeStats, type PodLogOptions, type StatsOptions, statsOrder } from '../../api/wire/streams.js';
 import type { ContainerStatus, ImageStatus, Shim, ShimHealth } from '../../shims/shim.js';
 import { type NodeUsage, nodeUsage } from '../node/usage.js';
-import type { PodHost, PullGate, Reporter } from '../ports.js';
+import type { ChannelRequest, Channels, PodConnections, PodHost, PullGate, Reporter } from '../ports.js';
 import type { Mounter } from '../volumes/mounts.js';
 import { diskUsage, Volumes } from '../volumes/volumes.js';
 import { rejection } from './admit.js';
+import { connectTo } from './connect.js';
 import type { FoundShim, Host } from './context.js';
 import type { Config, PodFacts } from './env.js';
 import {
@@ -81,7 +82,7 @@ const HEALTH_RETRY_MS = 10_000;
 /** An image must have been unused this long before it is removed (the kubelet's imageMinimumGCAge). */
 const IMAGE_MIN_AGE_MS = 120_000;
 
-export class PodManager implements PodHost {
+export class PodManager implements PodHost, PodConnections {
   readonly #o: PodManagerOptions;
   readonly #log: Log;
   readonly #workers = new Map<string, PodWorker>();
@@ -617,6 +618,10 @@ export class PodManager implements PodHost {
         w.seen.containers.some((x) => x.id === c.id && (x.state === 'running' || x.state === 'created')),
     };
     yield* readLog(source, options, this.#o.clock, signal);
+  }
+
+  connect(request: ChannelRequest, channels: Channels): Promise<number> {
+    return connectTo(this.#workers.get(request.options.uid), request, channels, this.#o.clock);
   }
 
   /** The kubelet's validateContainerLogStatus: which attempt is meant, or why there is none. */

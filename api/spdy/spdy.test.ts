@@ -3,7 +3,7 @@ import { Duplex } from 'node:stream';
 import { constants, deflateSync } from 'node:zlib';
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
-import { HeaderReader, HeaderWriter } from './headers.js';
+import { HeaderReader, type Headers, HeaderWriter } from './headers.js';
 import { SpdySession, type SpdyStream } from './session.js';
 
 /** Two ends of a connection that delivers in pieces of its own choice. */
@@ -45,8 +45,8 @@ it('reads header blocks that were compressed with the dictionary, and writes its
   expect(new HeaderReader().read(zlib)).toEqual({ streamtype: 'stdin', port: '80' });
   const writer = new HeaderWriter();
   const reader = new HeaderReader();
-  for (const headers of [{ a: '1' }, {}, { streamtype: 'error', port: '8080', requestid: '7' }])
-    expect(reader.read(writer.write(headers))).toEqual(headers);
+  const all: Headers[] = [{ a: '1' }, {}, { streamtype: 'error', port: '8080', requestid: '7' }];
+  for (const headers of all) expect(reader.read(writer.write(headers))).toEqual(headers);
 });
 
 it('carries streams both ways in any pieces, and their ends one by one', async () => {

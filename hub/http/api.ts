@@ -10,7 +10,7 @@ import { type Attributes, type Authorizer, demand, type User } from '../auth/att
 import { actingUser } from '../auth/impersonate.js';
 import type { Frozen } from '../client.js';
 import type { RegistryVerbs } from '../registry/api.js';
-import type { NodeStreams } from '../streams.js';
+import type { NodeStreams, PodConnections } from '../streams.js';
 import type { Aggregation } from './aggregation.js';
 import { aggregatedDiscovery, discoveryDocuments, indexDocument } from './discovery.js';
 import { Encoder, formOf } from './encode.js';
@@ -53,6 +53,8 @@ export interface ApiOptions {
   streams?: NodeStreams;
   /** Group versions that other servers serve, and the way to them. */
   aggregation?: Aggregation;
+  /** Reaches into pods for exec, attach and port-forward; without it these answer ServiceUnavailable. */
+  connections?: PodConnections;
   /** What `kubectl version` shows, e.g. `v1.36.0+coxswain0.1.0`. */
   version: string;
   /** Looked at by `/livez`, `/readyz` and `/healthz`. */
@@ -94,8 +96,8 @@ export class Api {
   #served: Served | undefined;
 
   constructor(private readonly options: ApiOptions) {
-    const { registry, clock, streams } = options;
-    this.#backend = { registry, clock, streams, encoder: new Encoder(() => clock.now()) };
+    const { registry, clock, streams, connections } = options;
+    this.#backend = { registry, clock, streams, connections, encoder: new Encoder(() => clock.now()) };
     this.#fairness = new Fairness(clock, options.limits);
   }
 
@@ -374,6 +376,7 @@ const requestAs = (req: Request, user: User): Request => ({
   headers: req.headers,
   user,
   ...(req.incoming ? { incoming: req.incoming } : {}),
+  ...(req.upgrade ? { upgrade: req.upgrade } : {}),
   body: () => req.body(),
   signal: () => req.signal(),
 });

@@ -20,10 +20,14 @@ const PART = ['get', 'patch', 'update'] as const;
 export function subresourcesOf(k: Kind): Subresource[] {
   const out: Subresource[] = [];
   if (k.group === '' && k.plural === 'pods') {
+    const connects = ['create', 'get'];
     out.push(
+      { name: 'attach', verbs: connects, kind: 'PodAttachOptions' },
       { name: 'binding', verbs: ['create'], kind: 'Binding' },
       { name: 'eviction', verbs: ['create'], group: 'policy', version: 'v1', kind: 'Eviction' },
+      { name: 'exec', verbs: connects, kind: 'PodExecOptions' },
       { name: 'log', verbs: ['get'] },
+      { name: 'portforward', verbs: connects, kind: 'PodPortForwardOptions' },
     );
   }
   if (k.group === '' && k.plural === 'serviceaccounts')

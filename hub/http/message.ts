@@ -1,5 +1,5 @@
-import type { IncomingHttpHeaders } from 'node:http';
-import type { Readable } from 'node:stream';
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
+import type { Duplex, Readable } from 'node:stream';
 import { ApiError } from '../../api/meta/errors.js';
 import type { User } from './auth.js';
 import type { Schema } from './classify.js';
@@ -15,6 +15,8 @@ export interface Request {
   body(): Promise<Buffer>;
   /** The body as it comes, for whoever passes it on; absent where there is no connection behind the request. */
   readonly incoming?: Readable;
+  /** What the connection is to become, in lower case; absent where it stays HTTP. */
+  readonly upgrade?: string;
   /** Aborted when the client goes away. */
   signal(): AbortSignal;
   /** The FlowSchema that it belongs to, as soon as that is known. */
@@ -31,6 +33,8 @@ export interface Reply {
   body?: string | Uint8Array | Chunks;
   /** The body ends only when the client or the server wants it to: it does not count as a request in flight. */
   longRunning?: boolean;
+  /** Takes the connection over and answers by itself; only for a request with `upgrade`. */
+  takeOver?: (req: IncomingMessage, socket: Duplex, head: Buffer) => Promise<void>;
 }
 
 export const JSON_TYPE = 'application/json';

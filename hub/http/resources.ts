@@ -6,7 +6,7 @@ import type { Frozen } from '../client.js';
 import type { RegistryVerbs, RequestContext, Subresource } from '../registry/api.js';
 import { PATCH_TYPES } from '../registry/api.js';
 import { settled } from '../registry/unconverted.js';
-import type { NodeStreams } from '../streams.js';
+import type { NodeStreams, PodConnections } from '../streams.js';
 import { decodeBody, summaryOf } from './body.js';
 import { checkForm, type Encoder, type Form, formOf } from './encode.js';
 import {
@@ -30,6 +30,7 @@ import {
 } from './params.js';
 import { podLog } from './podlog.js';
 import type { Target } from './route.js';
+import { type Connectable, optionsObject } from './streams/options.js';
 import { watchDuration, watchLines } from './watch.js';
 
 /** What the verbs work with. */
@@ -38,6 +39,7 @@ export interface Backend {
   encoder: Encoder;
   clock: Clock;
   streams?: NodeStreams;
+  connections?: PodConnections;
 }
 
 /** One request for a resource, understood but not yet carried out. */
@@ -272,6 +274,24 @@ const log: Run = async (b, call, req) => {
   return podLog(pod, call.query, b.streams, () => req.signal());
 };
 
+const connect =
+  (what: Connectable): Run =>
+  async (b, call, req) => {
+    // Who may only look may not do this by WebSocket either.
+    const ctx = { ...context(call, req), checkCreate: () => call.demand?.('create') };
+    const pod = await b.registry.connect(
+      ctx,
+      keyOfTarget(call.target),
+      what,
+      optionsObject(what, call.query),
+    );
+    if (!b.connections)
+      throw new ApiError('ServiceUnavailable', 'this hub has no link to nodes, so it cannot reach into pods');
+    const { connectPod } = await import('./streams/connect.js');
+    const reply = await connectPod(what, pod, call.query, req, b.connections, b.clock);
+    return warn(reply, ctx.warnings);
+  };
+
 const COLLECTION: Readonly<Record<string, Operation>> = {
   GET: { verb: 'list', run: list },
   POST: { verb: 'create', run: create },
@@ -294,10 +314,20 @@ const ASKED: Readonly<Record<'collection' | 'item', Readonly<Record<string, Oper
   item: { GET: { verb: 'get', run: ask } },
 };
 const WATCH: Operation = { verb: 'watch', run: watch, longRunning: true };
+const connects = (what: Connectable): Readonly<Record<string, Operation>> => {
+  const run = connect(what);
+  return {
+    GET: { verb: 'get', run, longRunning: true },
+    POST: { verb: 'create', run, longRunning: true },
+  };
+};
 const POD_PARTS: Readonly<Record<string, Readonly<Record<string, Operation>>>> = {
   log: { GET: { verb: 'get', run: log, longRunning: true } },
   binding: { POST: { verb: 'create', run: podAction('bind') } },
   eviction: { POST: { verb: 'create', run: podAction('evict') } },
+  exec: connects('exec'),
+  attach: connects('attach'),
+  portforward: connects('portforward'),
 };
 
 /** The methods that a target has. Throws NotFound for a subresource that the kind does not have. */

@@ -1,5 +1,5 @@
 import type { X509Certificate } from 'node:crypto';
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import { type IncomingMessage, ServerResponse } from 'node:http';
 import {
   createSecureServer,
   type Http2SecureServer,
@@ -158,6 +158,9 @@ export class HttpServer {
     });
     server.on('tlsClientError', (err) => log.debug({ err }, 'TLS handshake failed'));
     server.on('request', (req: NodeRequest, res: NodeResponse) => void this.#serve(req, res));
+    server.on('upgrade', (req: IncomingMessage, socket: TLSSocket, head: Buffer) =>
+      this.#upgrade(req, socket, head),
+    );
     await new Promise<void>((resolve, reject) => {
       server.once('error', (e) => reject(listenError(e, host, port)));
       server.listen(port, host, resolve);
@@ -209,7 +212,24 @@ export class HttpServer {
     return () => refusal?.() !== undefined;
   }
 
-  async #serve(req: NodeRequest, res: NodeResponse): Promise<void> {
+  /** HTTP/1.1 only. What nobody takes over is answered as any other request, and then the connection ends. */
+  #upgrade(req: IncomingMessage, socket: TLSSocket, head: Buffer): void {
+    const res = new ServerResponse(req);
+    res.shouldKeepAlive = false;
+    res.assignSocket(socket);
+    res.once('finish', () => {
+      res.detachSocket(socket);
+      socket.destroySoon();
+    });
+    socket.once('close', () => this.#busy.delete(socket));
+    socket.setTimeout(0);
+    // Errors of a connection show in its end.
+    socket.on('error', () => {});
+    void this.#serve(req, res, head);
+  }
+
+  /** `head` is what has come after a request that wants another protocol. */
+  async #serve(req: NodeRequest, res: NodeResponse, head?: Buffer): Promise<void> {
     if (!('stream' in req)) this.#busy.add(req.socket);
     res.once('close', () => {
       if (!('stream' in req)) {
@@ -245,11 +265,31 @@ export class HttpServer {
         this.#open,
         this.options.clock,
         this,
+        head && req.headers.upgrade?.toLowerCase(),
       );
       const reply = user === undefined ? errorReply(unauthorized()) : await this.options.api.handle(exchange);
-      await this.#send(req, res, reply);
+      if (reply.takeOver && head) await this.#handOver(reply.takeOver, req as IncomingMessage, res, head);
+      else await this.#send(req, res, reply);
     } catch (e) {
       this.#fail(req, res, e);
+    }
+  }
+
+  /** The connection is no longer HTTP's; it ends when whoever took it over is done with it. */
+  async #handOver(
+    takeOver: NonNullable<Reply['takeOver']>,
+    req: IncomingMessage,
+    res: NodeResponse,
+    head: Buffer,
+  ): Promise<void> {
+    const { socket } = req;
+    (res as ServerResponse).detachSocket(socket);
+    if (socket.destroyed) return;
+    try {
+      await takeOver(req, socket, head);
+    } catch (err) {
+      this.options.log.debug({ err, url: req.url?.slice(0, 512) }, 'upgraded connection ended');
+      socket.destroySoon();
     }
   }
 
@@ -435,6 +475,7 @@ class Exchange implements Request {
     private readonly open: Set<AbortController>,
     private readonly clock: Clock,
     private readonly memory: { reserve(bytes: number): boolean },
+    readonly upgrade?: string,
   ) {
     this.method = req.method ?? 'GET';
     this.url = req.url ?? '/';
@@ -454,8 +495,10 @@ class Exchange implements Request {
         this.open.delete(abort);
         abort.abort();
       };
-      if (this.res.destroyed || this.req.destroyed) gone();
-      else this.res.once('close', gone);
+      // A response that another protocol takes the place of never ends.
+      const end = this.upgrade ? this.req.socket : this.res;
+      if (end.destroyed || (this.req.destroyed && !this.upgrade)) gone();
+      else end.once('close', gone);
     }
     return this.#abort.signal;
   }

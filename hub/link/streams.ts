@@ -17,7 +17,7 @@ import {
 } from '../../api/wire/messages.js';
 import { StreamEnd, SUB } from '../../api/wire/stream-end.js';
 import { LIMITS } from '../../api/wire/topics.js';
-import type { NodeStream } from '../streams.js';
+import { NodeRefusal, type NodeStream } from '../streams.js';
 
 /** How long a node may take until it says that a stream is open, in ms. */
 const OPEN_MS = 20_000;
@@ -149,7 +149,7 @@ export class NodeStreamTable {
         this.#fail(s, new ApiError('InternalError', `node ${this.node}: the stream's end was lost`), false);
     } else if (frame.type === TYPE.error) {
       const e = body as StreamError;
-      this.#fail(s, new ApiError(e.r, String(e.m)), false);
+      this.#fail(s, new NodeRefusal(e.r, String(e.m)), false);
     }
   }
 

@@ -1,3 +1,4 @@
+import type { Pod } from 'kubernetes-types/core/v1.js';
 import type { Kind } from '../../api/kinds/kind.js';
 import type { AnyObject, KubeObject, ObjectKey } from '../../api/meta/object.js';
 import type {
@@ -132,6 +133,11 @@ export interface RegistryVerbs extends KindTable {
   ): Promise<Frozen<AnyObject>>;
   /** POST pods/NAME/binding with a core/v1 Binding. */
   bind(ctx: RequestContext, key: ObjectKey, body: unknown): Promise<void>;
+  /**
+   * Asks admission whether somebody may connect to a pod, with PodExecOptions or its like, and then `ctx.checkCreate`.
+   * Gives the pod.
+   */
+  connect(ctx: RequestContext, key: ObjectKey, subresource: string, options: AnyObject): Promise<Frozen<Pod>>;
   /** POST serviceaccounts/NAME/token with an authentication.k8s.io/v1 TokenRequest. */
   requestToken(ctx: RequestContext, key: ObjectKey, body: unknown): Promise<AnyObject>;
   /** POST pods/NAME/eviction with a policy/v1 Eviction. */

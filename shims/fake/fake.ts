@@ -15,6 +15,8 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { Duplex, PassThrough, Readable, Writable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
 import { type Clock, sleep } from '../../api/clock.js';
 import type {
   ContainerSpec,
@@ -22,6 +24,7 @@ import type {
   ContainerStatus,
   ImageAuth,
   ImageStatus,
+  ProcessStreams,
   Resources,
   SandboxSpec,
   SandboxStatus,
@@ -66,8 +69,10 @@ export interface FakeScript {
   failStart?: string;
   /** Memory shown by `stats()`. */
   memoryBytes?: number;
-  /** Answers of execSync by command line (arguments joined with spaces); others end with 0. */
+  /** Answers of execSync and exec by command line (arguments joined with spaces). Others: see {@link COMMANDS}, or end with 0. */
   exec?: Record<string, { exitCode: number; stdout?: string }>;
+  /** What answers at a port: `echo` says again what it hears, any other text is said once. */
+  listen?: Record<string, string>;
 }
 
 export interface FakeImage {
@@ -116,6 +121,43 @@ const REFERENCE =
   /^(?:[A-Za-z0-9.-]+(?::\d+)?\/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[\w][\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?$/;
 const LINE_MAX = 16_384;
 const id = (...parts: unknown[]) => createHash('sha256').update(parts.join('\0')).digest('hex').slice(0, 32);
+
+/** What every fake container can run. */
+const COMMANDS: Readonly<Record<string, (args: string[], s: ProcessStreams) => Promise<number> | number>> = {
+  exit: ([code]) => Number(code),
+  echo: (args, { stdout }) => {
+    stdout?.write(`${args.join(' ')}\n`);
+    return 0;
+  },
+  complain: (args, { stderr }) => {
+    stderr?.write(`${args.join(' ')}\n`);
+    return 0;
+  },
+  cat: async (_args, { stdin, stdout }) => {
+    if (stdin && stdout) await pipeline(stdin, stdout);
+    return 0;
+  },
+  /** So many bytes of x. */
+  flood: async ([bytes], { stdout }) => {
+    const block = Buffer.alloc(16_384, 'x');
+    const all = function* () {
+      for (let left = Number(bytes); left > 0; left -= block.length) yield block.subarray(0, left);
+    };
+    if (stdout) await pipeline(Readable.from(all()), stdout);
+    return 0;
+  },
+  /** The terminal's sizes, as they change, until the input ends. */
+  sizes: async (_args, { stdin, stdout, onResize }) => {
+    onResize(({ width, height }) => stdout?.write(`${width}x${height}\n`));
+    for await (const _ of stdin ?? []);
+    return 0;
+  },
+  /** Until whoever asked has gone. */
+  wait: (_args, { stdout, signal }) => {
+    stdout?.write('waiting\n');
+    return new Promise((resolve) => signal.addEventListener('abort', () => resolve(130), { once: true }));
+  },
+};
 
 function stepsOf(s: FakeScript): FakeStep[] {
   if (s.steps) return s.steps;
@@ -468,6 +510,51 @@ export class FakeShim implements Shim {
       stdout: Buffer.from(answer?.stdout ?? ''),
       stderr: new Uint8Array(),
     };
+  }
+
+  async exec(containerId: string, command: string[], streams: ProcessStreams): Promise<number> {
+    const c = this.#containers.get(containerId);
+    if (c?.state !== 'running')
+      throw new ShimError('RunContainerError', `container ${containerId} is not running`);
+    const answer = c.script.exec?.[command.join(' ')];
+    if (answer) {
+      streams.stdout?.write(answer.stdout ?? '');
+      return answer.exitCode;
+    }
+    const [name = '', ...args] = command;
+    if (name === 'missing')
+      throw new ShimError(
+        'RunContainerError',
+        `error executing command in container: exec: "${name}": executable file not found in $PATH`,
+      );
+    return (await COMMANDS[name]?.(args, streams)) ?? 0;
+  }
+
+  /** What is typed is written to stdout. */
+  input(containerId: string): Writable {
+    const c = this.#containers.get(containerId);
+    return new Writable({
+      write: (chunk: Buffer, _encoding, done) => {
+        const text = chunk.toString();
+        if (c?.spec.stdin) this.#write(c, 'stdout', text.replace(/\n$/, ''), !text.endsWith('\n'));
+        done();
+      },
+    });
+  }
+
+  async portForward(sandboxId: string, port: number): Promise<Duplex> {
+    const listening = [...this.#containers.values()]
+      .filter((c) => c.sandboxId === sandboxId && c.state === 'running')
+      .map((c) => c.script.listen?.[port])
+      .find((x) => x !== undefined);
+    if (listening === undefined)
+      throw new ShimError(
+        'RunContainerError',
+        `failed to connect to localhost:${port} inside sandbox ${sandboxId}: connection refused`,
+      );
+    if (listening === 'echo') return new PassThrough();
+    const said = Readable.from([Buffer.from(listening)]);
+    return Duplex.from({ readable: said, writable: new Writable({ write: (_c, _e, done) => done() }) });
   }
 
   /** Sets a running container's script to work, from where it stands. */
