@@ -7,6 +7,7 @@ import { chmod, mkdir, mkdtemp, readFile, rename, rm, stat, writeFile } from 'no
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { streamConformance } from './conformance-streams.js';
 import {
   type ContainerSpec,
   type ContainerStatus,
@@ -47,6 +48,10 @@ export interface WorkloadIntents {
   'read-file': { path: string };
   /** Takes and touches memory, a MiB at a time, until refused (then ends with a code but 0) or until it is killed. */
   'grow-memory': Record<string, never>;
+  /** Writes `ready`, then what it reads from its input, line by line, until that ends; ends with 0. */
+  'echo-input': Record<string, never>;
+  /** Answers each connection to a TCP port with something that has `text` in it, and ends the connection. */
+  serve: { port: number; text: string };
   /** Dies by a fault: a signal that ends it, or a trap. */
   crash: Record<string, never>;
 }
@@ -83,6 +88,23 @@ export interface ShimHarness {
   readonly missingImage: string;
   /** A reference that resolves to something that can never run. Absent: the harness has none. */
   readonly garbageImage?: string;
+  /** What can be run inside `sleep-forever`. Absent: the runtime runs no commands. */
+  readonly commands?: {
+    exit(code: number): string[];
+    /** One line to stdout; to stderr. */
+    print(text: string): string[];
+    complain(text: string): string[];
+    /** Copies its input to its output. */
+    cat: string[];
+    missing: string[];
+    /** Shows the size of its terminal, at each line that it reads, until {@link endOfTerminal}. */
+    size: string[];
+    endOfTerminal: string;
+    /** Writes `waiting` and waits for ever. */
+    wait: string[];
+  };
+  /** A port for the intent `serve`. Absent: workloads of this harness cannot listen. */
+  readonly serve?: { port: number; text: string };
   /** Stops the shim object as an agent that ends would, waits `downMs`, and starts a new object on the same state; `shim` is the new one. */
   restart(downMs: number): Promise<void>;
   /** Ends everything and frees what the harness took. */
@@ -931,5 +953,7 @@ export function shimConformance(name: string, makeHarness: () => Promise<ShimHar
         await expect(harness.shim.createContainer('no-such-sandbox', spec)).rejects.toBeInstanceOf(ShimError);
       });
     });
+
+    streamConformance({ harness: () => harness, withPod, eventually });
   });
 }

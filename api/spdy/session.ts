@@ -93,7 +93,7 @@ export class SpdySession {
     this.#nextId = options.server ? 2 : 1;
     this.closed = new Promise((resolve) => {
       const gone = () => {
-        this.close();
+        this.#gone();
         resolve();
       };
       transport.once('close', gone);
@@ -132,6 +132,17 @@ export class SpdySession {
     this.#transport.end();
     // Whoever is on the other side need not say goodbye.
     this.#transport.resume();
+  }
+
+  /** The other side has ended it: what has come can still be read. */
+  #gone(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    for (const s of [...this.#streams.values()]) {
+      s.push(null);
+      s.once('end', () => s.destroy());
+    }
+    this.#transport.end();
   }
 
   // --- for streams --------------------------------------------------------------------------------------------------
@@ -224,7 +235,9 @@ export class SpdySession {
       const stream = this.#streams.get(body.readUInt32BE(0));
       if (stream) {
         this.#streams.delete(stream.id);
-        stream.destroy();
+        // What came before it can still be read.
+        stream.push(null);
+        stream.once('end', () => stream.destroy());
       }
     } else if (type === TYPE.ping) {
       // Odd numbers are the client's, even ones the server's; one of ours is an answer.

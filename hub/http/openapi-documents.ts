@@ -274,6 +274,19 @@ const LOG: readonly Parameter[] = [
   { name: 'tailLines', description: 'Only this many last lines.', type: 'integer' },
   { name: 'timestamps', description: 'Begins every line with its time.', type: 'boolean' },
 ];
+const PROCESS: readonly Parameter[] = [
+  { name: 'container', description: 'The container; may be left out when the pod has one only.' },
+  { name: 'stderr', description: 'Passes on what is written to standard error.', type: 'boolean' },
+  { name: 'stdin', description: 'Passes on input.', type: 'boolean' },
+  { name: 'stdout', description: 'Passes on what is written to standard output.', type: 'boolean' },
+  { name: 'tty', description: 'With a terminal.', type: 'boolean' },
+];
+/** Parts of a pod that upgrade their connection. */
+const CONNECT: Readonly<Record<string, readonly Parameter[]>> = {
+  attach: PROCESS,
+  exec: [{ name: 'command', description: 'The command and its arguments, one each; no shell.' }, ...PROCESS],
+  portforward: [{ name: 'ports', description: 'Ports to forward, over a WebSocket.', type: 'integer' }],
+};
 const NAME: Parameter = { name: 'name', description: 'name of the object' };
 const NAMESPACE: Parameter = {
   name: 'namespace',
@@ -440,34 +453,47 @@ function pathsOf(
       const schema = schemaOfPart(k, s.name);
       const of = { group: s.group ?? k.group, version: s.version ?? k.version, kind: s.kind ?? k.kind };
       const what = `${scope}${k.kind}${s.name[0]!.toUpperCase()}${s.name.slice(1)}`;
-      const operations = s.verbs.includes('create')
-        ? [
-            make({
-              method: 'post',
-              verb: 'create',
-              what,
-              gvk: of,
-              action: 'post',
-              description: `create ${s.name} of a ${k.kind}`,
-              query: [PRETTY, ...WRITE],
-              body: schema!,
-              answer: schema!,
-              code: 201,
-            }),
-          ]
-        : schema === undefined
+      const connects = CONNECT[s.name];
+      const connect = (method: 'get' | 'post') =>
+        make({
+          method,
+          verb: 'connect',
+          what: `${method === 'get' ? 'Get' : 'Post'}${what}`,
+          gvk: of,
+          action: 'connect',
+          description: `connect ${method.toUpperCase()} requests to ${s.name} of ${k.kind}`,
+          query: connects!,
+        });
+      const operations = connects
+        ? [connect('get'), connect('post')]
+        : s.verbs.includes('create')
           ? [
               make({
-                method: 'get',
-                verb: 'read',
+                method: 'post',
+                verb: 'create',
                 what,
                 gvk: of,
-                action: 'get',
-                description: `read ${s.name} of the specified ${k.kind}`,
-                query: LOG,
+                action: 'post',
+                description: `create ${s.name} of a ${k.kind}`,
+                query: [PRETTY, ...WRITE],
+                body: schema!,
+                answer: schema!,
+                code: 201,
               }),
             ]
-          : readWrite(schema, what, of);
+          : schema === undefined
+            ? [
+                make({
+                  method: 'get',
+                  verb: 'read',
+                  what,
+                  gvk: of,
+                  action: 'get',
+                  description: `read ${s.name} of the specified ${k.kind}`,
+                  query: LOG,
+                }),
+              ]
+            : readWrite(schema, what, of);
       out.push({ path: `${collection}/{name}/${s.name}`, parameters: [NAME, ...outer], operations });
     }
   }

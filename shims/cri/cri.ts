@@ -6,6 +6,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import type { Duplex } from 'node:stream';
 import { type Clock, sleep } from '../../api/clock.js';
 import type { Log } from '../../api/log.js';
 import { HUB_REGISTRY } from '../../api/oci.js';
@@ -17,6 +18,7 @@ import type {
   ContainerStatus,
   ImageAuth,
   ImageStatus,
+  ProcessStreams,
   Resources,
   SandboxSpec,
   SandboxStatus,
@@ -42,6 +44,7 @@ import {
   SANDBOX_ANNOTATION,
   sandboxConfig,
 } from './spec.js';
+import { forwardPort, runProcess } from './streaming.js';
 
 export interface CriShimOptions {
   /** e.g. `unix:///run/containerd/containerd.sock`. */
@@ -760,6 +763,27 @@ export class CriShim implements Shim {
     });
   }
 
+  async exec(id: string, command: string[], streams: ProcessStreams): Promise<number> {
+    const url = await this.#streamingUrl('Exec', { containerId: id, cmd: command, ...asked(streams) });
+    return runProcess(url, streams);
+  }
+
+  async attach(id: string, streams: ProcessStreams): Promise<void> {
+    await runProcess(await this.#streamingUrl('Attach', { containerId: id, ...asked(streams) }), streams);
+  }
+
+  async portForward(sandboxId: string, port: number, signal: AbortSignal): Promise<Duplex> {
+    const url = await this.#streamingUrl('PortForward', { podSandboxId: sandboxId, port: [port] });
+    return forwardPort(url, port, signal);
+  }
+
+  async #streamingUrl(method: 'Exec' | 'Attach' | 'PortForward', request: object): Promise<string> {
+    const { url } = await this.#doing('RunContainerError', `ask the container runtime for ${method}`, () =>
+      this.#call<{ url: string }>(method, request),
+    );
+    return url;
+  }
+
   /** `timeoutMs` is rounded up to seconds. Rejects with RunContainerError when the command could not be run, ExecTimeout when it took too long. */
   async execSync(
     id: string,
@@ -786,6 +810,13 @@ export class CriShim implements Shim {
     );
   }
 }
+
+const asked = ({ stdin, stdout, stderr, tty }: ProcessStreams) => ({
+  stdin: stdin !== undefined,
+  stdout: stdout !== undefined,
+  stderr: stderr !== undefined,
+  tty,
+});
 
 function unlessAbsent(e: unknown): void {
   if (!isNotFound(e)) throw e;

@@ -28,6 +28,8 @@ const SCRIPTS: { [K in keyof WorkloadIntents]: (p: WorkloadIntents[K]) => FakeSc
   'write-file': ({ path, text }) => ({ steps: [{ write: path, text }, { exit: 0 }] }),
   'read-file': ({ path }) => ({ steps: [{ read: path }, { exit: 0 }] }),
   'grow-memory': () => ({ steps: [{ memoryBytes: 2 ** 40 }, { exit: 1 }] }),
+  'echo-input': () => ({ log: ['ready'] }),
+  serve: ({ port, text }) => ({ log: ['ready'], listen: { [port]: text } }),
   crash: () => ({ steps: [{ exit: 139 }] }),
 };
 
@@ -57,6 +59,17 @@ shimConformance('fake', async (): Promise<ShimHarness> => {
       annotations: { [SCRIPT_ANNOTATION + container]: JSON.stringify(SCRIPTS[intent](params)) },
     }),
     missingImage: 'example.test/missing:1',
+    commands: {
+      exit: (code) => ['exit', String(code)],
+      print: (text) => ['echo', text],
+      complain: (text) => ['complain', text],
+      cat: ['cat'],
+      missing: ['missing'],
+      size: ['sizes'],
+      endOfTerminal: '',
+      wait: ['wait'],
+    },
+    serve: { port: 80, text: 'hello' },
     garbageImage: 'example.test/garbage:1',
     async restart(downMs) {
       await shim.stop();

@@ -48,6 +48,9 @@ const SCRIPTS: { [K in keyof WorkloadIntents]: (p: WorkloadIntents[K]) => string
   'write-file': ({ path, text }) => `printf '%s' ${quote(text)} > ${quote(path)} || exit 1`,
   'read-file': ({ path }) => `cat ${quote(path)} || exit 1`,
   'grow-memory': () => `x=x; while :; do x="$x$x$x$x"; done`,
+  'echo-input': () => `echo ready; while read -r line; do echo "$line"; done`,
+  serve: ({ port, text }) =>
+    `mkdir -p /tmp/www; printf '%s' ${quote(text)} > /tmp/www/index.html; busybox httpd -f -p 127.0.0.1:${port} -h /tmp/www`,
   crash: () => `sh -c 'kill -SEGV $$'; exit $?`,
 };
 const quote = (s: string) => `'${s.replaceAll("'", `'\\''`)}'`;
@@ -80,6 +83,17 @@ describe.skipIf(lacking)('CRI', () => {
       }),
       missingImage: `${registry.host}/no-such/image:1`,
       garbageImage,
+      commands: {
+        exit: (code) => ['sh', '-c', `exit ${code}`],
+        print: (text) => ['echo', text],
+        complain: (text) => ['sh', '-c', `echo ${text} >&2`],
+        cat: ['cat'],
+        missing: ['no-such-program'],
+        size: ['sh', '-c', 'while read -r line; do [ "$line" = end ] && exit; stty size; done'],
+        endOfTerminal: 'end\n',
+        wait: ['sh', '-c', 'echo waiting; sleep 1000'],
+      },
+      serve: { port: 8080, text: 'hello' },
       async restart(downMs) {
         await shim.stop();
         await new Promise((r) => setTimeout(r, downMs));

@@ -33,6 +33,9 @@ const COMMANDS: { [K in keyof WorkloadIntents]: (p: WorkloadIntents[K]) => strin
   'write-file': ({ path, text }) => ['put', path, text],
   'read-file': ({ path }) => ['cat', path],
   'grow-memory': () => ['grow', '100000'],
+  'echo-input': () => ['echo', 'ready', ';', 'copy'],
+  // A core module has no sockets; test/e2e/wasm-network.test.ts has a component that listens.
+  serve: () => [],
   crash: () => ['trap'],
 };
 
