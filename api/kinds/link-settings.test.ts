@@ -37,7 +37,7 @@ describe('link settings', () => {
     ['pull-window', '01:00-01:00', 'two different times of day'],
     ['daily-limit', '10', 'at least 64Ki'],
     ['daily-limit', 'lots', 'at least 64Ki'],
-    ['dayly-limit', '5Mi', 'supported values: "link.coxswain.dev/daily-limit"'],
+    ['dayly-limit', '5Mi', '"link.coxswain.dev/daily-limit"'],
   ])('%s: %s is refused and has no effect', (key, value, why) => {
     const [error] = linkSettingErrors(of({ [key]: value }));
     expect(error!.message).toContain(why);

@@ -115,7 +115,7 @@ it('a broken frame ends the connection, a stream that is refused is reset', asyn
   });
   const client = new SpdySession(left, { server: false });
   const s = client.open({});
-  await new Promise((resolve) => s.once('close', resolve));
+  await new Promise((resolve) => s.resume().once('close', resolve));
   left.write(Buffer.from('800300010affffff', 'hex'));
   await server.closed;
   expect(client.open({}).destroyed).toBe(true);
