@@ -18,11 +18,12 @@ interface Pod {
   waitForLine(container: string, line: string): Promise<unknown>;
 }
 
+/** Slower than what writes to it, as a link is. */
 class Collected extends Writable {
   readonly #chunks: Buffer[] = [];
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
     this.#chunks.push(chunk);
-    done();
+    setTimeout(done, 1);
   }
   get bytes(): Buffer {
     return Buffer.concat(this.#chunks);

@@ -84,6 +84,8 @@ export class SpdySession {
   /** Of the data frame under way. */
   #data: { stream: SpdyStream | undefined; left: number; fin: boolean } | undefined;
   #closed = false;
+  /** The other side waits for the streams to end, and then closes. */
+  #leaving = false;
   /** Resolves when the connection is gone, whoever ended it. */
   readonly closed: Promise<void>;
 
@@ -113,7 +115,7 @@ export class SpdySession {
   open(headers: Headers): SpdyStream {
     const stream = new SpdyStream(this.#nextId, headers, this);
     this.#nextId += 2;
-    if (this.#closed) {
+    if (this.#closed || this.#leaving) {
       stream.destroy(new Error('the connection is closed'));
       return stream;
     }
@@ -128,7 +130,8 @@ export class SpdySession {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    for (const s of [...this.#streams.values()]) s.destroy();
+    // With an error: who waits for the end of what it has not read yet would wait for ever.
+    for (const s of [...this.#streams.values()]) s.destroy(new Error('the connection was closed'));
     this.#transport.end();
     // Whoever is on the other side need not say goodbye.
     this.#transport.resume();
@@ -138,11 +141,16 @@ export class SpdySession {
   #gone(): void {
     if (this.#closed) return;
     this.#closed = true;
-    for (const s of [...this.#streams.values()]) {
-      s.push(null);
-      s.once('end', () => s.destroy());
-    }
+    this.#drain();
     this.#transport.end();
+  }
+
+  /** Nothing more comes on any stream. */
+  #drain(): void {
+    for (const s of [...this.#streams.values()]) {
+      s.once('end', () => s.destroy());
+      s.push(null);
+    }
   }
 
   // --- for streams --------------------------------------------------------------------------------------------------
@@ -166,6 +174,7 @@ export class SpdySession {
   forget(stream: SpdyStream, reset: boolean): void {
     if (this.#streams.delete(stream.id) && reset && !this.#closed) this.#reset(stream.id, STATUS.cancel);
     this.proceed(stream);
+    if (this.#leaving && this.#streams.size === 0) this.close();
   }
 
   // --- frames -------------------------------------------------------------------------------------------------------
@@ -242,7 +251,11 @@ export class SpdySession {
     } else if (type === TYPE.ping) {
       // Odd numbers are the client's, even ones the server's; one of ours is an answer.
       if ((body.readUInt32BE(0) % 2 === 1) === this.#o.server) this.#sendControl(TYPE.ping, 0, body);
-    } else if (type === TYPE.goAway) this.close();
+    } else if (type === TYPE.goAway) {
+      this.#leaving = true;
+      this.#drain();
+      if (this.#streams.size === 0) this.close();
+    }
   }
 
   #opened(body: Buffer, flags: number): void {

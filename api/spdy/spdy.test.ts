@@ -120,3 +120,24 @@ it('a broken frame ends the connection, a stream that is refused is reset', asyn
   await server.closed;
   expect(client.open({}).destroyed).toBe(true);
 });
+
+it('what came before the other side left can still be read', async () => {
+  const [left, right] = wire((b) => [b]);
+  let received: SpdyStream | undefined;
+  const server = new SpdySession(right, {
+    server: true,
+    onStream: (s) => {
+      received = s;
+    },
+  });
+  const client = new SpdySession(left, { server: false });
+  client.open({}).end(Buffer.alloc(500_000, 'x'));
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  // GOAWAY, and the end of the connection.
+  left.write(Buffer.from('80030007000000080000000100000000', 'hex'));
+  left.end();
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  expect((await buffer(received!)).length).toBe(500_000);
+  client.close();
+  await server.closed;
+});
