@@ -36,9 +36,9 @@ describe('streams to pods', () => {
   const running: ChildProcess[] = [];
 
   /** Runs a program to its end. */
-  const run = (program: string, args: string[], input?: Buffer | string, kubeconfig = d.hub.kubeconfig) =>
+  const run = (program: string, args: string[], input: Buffer | string = '', keepsTyping = false) =>
     new Promise<{ code: number | null; out: Buffer; err: string }>((done) => {
-      const env = { ...process.env, KUBECONFIG: kubeconfig, HOME: d.dir };
+      const env = { ...process.env, KUBECONFIG: d.hub.kubeconfig, HOME: d.dir };
       const child = spawn(program, args, { env, stdio: ['pipe', 'pipe', 'pipe'] });
       running.push(child);
       const out = new Sink();
@@ -46,14 +46,20 @@ describe('streams to pods', () => {
       child.stdout.pipe(out);
       child.stderr.pipe(err);
       child.stdin.on('error', () => {});
-      child.stdin.end(input);
+      child.stdin.write(input);
+      if (!keepsTyping) child.stdin.end();
       child.once('close', (code) => done({ code, out: out.bytes, err: err.text }));
     });
   const kubectl = (minor: (typeof MINORS)[number], args: string[], input?: Buffer | string) =>
     run(kubectlPath(minor), args, input);
   /** With a terminal of 33 rows and 101 columns. */
   const inTerminal = (command: string, input = '') =>
-    run('script', ['-qec', `stty rows 33 cols 101; ${kubectlPath('1.36')} ${command}`, '/dev/null'], input);
+    run(
+      'script',
+      ['-qec', `stty rows 33 cols 101; ${kubectlPath('1.36')} ${command}`, '/dev/null'],
+      input,
+      true,
+    );
 
   const pod = (name: string, script: string, container: object = {}, more: object[] = []) => ({
     apiVersion: 'v1',
@@ -129,7 +135,8 @@ describe('streams to pods', () => {
   });
 
   it('kubectl exec -t has a terminal of the right size; run -it and --rm work', async () => {
-    const size = await inTerminal('exec -it web -- stty size');
+    // A command may be there before the size is, as with Kubernetes.
+    const size = await inTerminal(`exec -it web -- sh -c 'until stty size 2>/dev/null; do sleep 0.1; done'`);
     expect(String(size.out)).toContain('33 101');
     const shell = await inTerminal(
       `run once --rm -it --restart=Never --image=${d.busybox} --command -- sh -c 'read line; echo "got $line"'`,
