@@ -3,18 +3,47 @@ import { randomBytes } from 'node:crypto';
 import { PassThrough, Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { describe, expect, it } from 'vitest';
-import type { ShimHarness, WorkloadIntents } from './conformance.js';
-import type { ContainerSpec, ProcessStreams } from './shim.js';
+import type { ContainerSpec, ProcessStreams, Shim } from './shim.js';
 
-/** What the suite's pods offer. */
+/** What a harness says about streams. */
+export interface StreamHarness {
+  /** A started shim. The suite stops it through `restart` and `dispose` only. */
+  readonly shim: Shim;
+  /** What can be run inside `sleep-forever`. Absent: the runtime runs no commands. */
+  readonly commands?: {
+    exit(code: number): string[];
+    /** One line to stdout; to stderr. */
+    print(text: string): string[];
+    complain(text: string): string[];
+    /** Copies its input to its output. */
+    cat: string[];
+    missing: string[];
+    /** Shows the size of its terminal, at each line that it reads, until {@link endOfTerminal}. */
+    size: string[];
+    endOfTerminal: string;
+    /** Writes `waiting` and waits for ever. */
+    wait: string[];
+  };
+  /** A port for the intent `serve`. Absent: workloads of this harness cannot listen. */
+  readonly serve?: { port: number; text: string };
+}
+
+/** What the suite's pods offer: workloads by their intents. */
 interface Pod {
   readonly sandboxId: string;
-  run<K extends keyof WorkloadIntents>(
+  run(
     container: string,
-    intent: K,
-    params: WorkloadIntents[K],
+    intent: 'sleep-forever',
+    params: { ignoreTerm: boolean },
     options?: Partial<ContainerSpec>,
   ): Promise<string>;
+  run(
+    container: string,
+    intent: 'echo-input',
+    params: Record<string, never>,
+    options?: Partial<ContainerSpec>,
+  ): Promise<string>;
+  run(container: string, intent: 'serve', params: { port: number; text: string }): Promise<string>;
   waitForLine(container: string, line: string): Promise<unknown>;
 }
 
@@ -50,7 +79,7 @@ function streams(o: Partial<ProcessStreams> = {}) {
 }
 
 export function streamConformance(s: {
-  harness: () => ShimHarness;
+  harness: () => StreamHarness;
   withPod: (body: (pod: Pod) => Promise<void>) => () => Promise<void>;
   eventually: <T>(what: string, probe: () => Promise<T | undefined | false>) => Promise<T>;
 }): void {

@@ -7,7 +7,7 @@ import { chmod, mkdir, mkdtemp, readFile, rename, rm, stat, writeFile } from 'no
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { streamConformance } from './conformance-streams.js';
+import { type StreamHarness, streamConformance } from './conformance-streams.js';
 import {
   type ContainerSpec,
   type ContainerStatus,
@@ -75,9 +75,7 @@ export interface ShimCapabilities {
   oom: 'OOMKilled' | 'failure' | 'either';
 }
 
-export interface ShimHarness {
-  /** A started shim. The suite stops it through `restart` and `dispose` only. */
-  readonly shim: Shim;
+export interface ShimHarness extends StreamHarness {
   readonly capabilities: ShimCapabilities;
   workload<K extends keyof WorkloadIntents>(
     intent: K,
@@ -88,23 +86,6 @@ export interface ShimHarness {
   readonly missingImage: string;
   /** A reference that resolves to something that can never run. Absent: the harness has none. */
   readonly garbageImage?: string;
-  /** What can be run inside `sleep-forever`. Absent: the runtime runs no commands. */
-  readonly commands?: {
-    exit(code: number): string[];
-    /** One line to stdout; to stderr. */
-    print(text: string): string[];
-    complain(text: string): string[];
-    /** Copies its input to its output. */
-    cat: string[];
-    missing: string[];
-    /** Shows the size of its terminal, at each line that it reads, until {@link endOfTerminal}. */
-    size: string[];
-    endOfTerminal: string;
-    /** Writes `waiting` and waits for ever. */
-    wait: string[];
-  };
-  /** A port for the intent `serve`. Absent: workloads of this harness cannot listen. */
-  readonly serve?: { port: number; text: string };
   /** Stops the shim object as an agent that ends would, waits `downMs`, and starts a new object on the same state; `shim` is the new one. */
   restart(downMs: number): Promise<void>;
   /** Ends everything and frees what the harness took. */
