@@ -13,7 +13,6 @@ import {
   type ContainerStatus,
   type Mount,
   type SandboxSpec,
-  type Shim,
   ShimError,
   type ShimEvent,
 } from './shim.js';
