@@ -9,6 +9,7 @@ import {
   nodes,
   pods,
   replicaSets,
+  resourceQuotas,
   serviceAccounts,
 } from '../../api/kinds/index.js';
 import type { Frozen } from '../client.js';
@@ -336,13 +337,35 @@ describe('ReplicaSet', () => {
     expect((await c.list(events)).find((e) => e.reason === 'FailedCreate')!.message).toMatch(
       /^Error creating: pods/,
     );
-    // Each try fails over another name; none of them is a new status, which would call for a new try at once.
-    const { resourceVersion } = (await c.client.get(replicaSets, KEY)).metadata!;
-    await c.run(60_000);
-    expect((await c.client.get(replicaSets, KEY)).metadata!.resourceVersion).toBe(resourceVersion);
     await c.client.create(serviceAccounts, { metadata: { namespace: 'default', name: 'nobody' } });
     await c.until('up', async () => (await c.client.get(replicaSets, KEY)).status?.readyReplicas === 1);
     expect((await c.client.get(replicaSets, KEY)).status!.conditions ?? []).toEqual([]);
+  });
+
+  it('rests between tries: that each fails over another name makes no new status', async () => {
+    const c = await cluster();
+    await c.client.create(resourceQuotas, {
+      metadata: { namespace: 'default', name: 'one' },
+      spec: { hard: { pods: '1' } },
+    });
+    await c.client.create(replicaSets, rs(2));
+    const failures = async () =>
+      (await c.client.get(replicaSets, KEY)).status?.conditions?.filter((x) => x.type === 'ReplicaFailure');
+    await c.until(
+      'one ready',
+      async () => (await c.client.get(replicaSets, KEY)).status?.readyReplicas === 1,
+    );
+    const [first] = (await failures())!;
+    expect(first).toMatchObject({
+      reason: 'FailedCreate',
+      message: expect.stringMatching(/exceeded quota: one/),
+    });
+    const { resourceVersion } = (await c.client.get(replicaSets, KEY)).metadata!;
+    await c.run(60_000);
+    expect((await c.client.get(replicaSets, KEY)).metadata!.resourceVersion).toBe(resourceVersion);
+    await c.client.patch(replicaSets, KEY, { spec: { replicas: 1 } });
+    await c.run(1000);
+    expect(await failures()).toBeFalsy();
   });
 
   it('waits minReadySeconds before it calls a pod available', async () => {
