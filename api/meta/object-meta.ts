@@ -28,10 +28,10 @@ export function validateAnnotations(annotations: unknown, field: string): FieldE
   return errors;
 }
 
-function validateFinalizers(finalizers: readonly string[], field: string): FieldError[] {
+function validateFinalizers(finalizers: readonly string[], field: string, custom: boolean): FieldError[] {
   const errors = finalizers.flatMap((f) => {
     const wrong = qualifiedName(f).map((e) => invalid(field, f, e));
-    if (wrong.length === 0 && !f.includes('/') && !STANDARD_FINALIZERS.includes(f))
+    if (wrong.length === 0 && !custom && !isKnownFinalizer(f))
       return [invalid(field, f, 'name is neither a standard finalizer name nor is it fully qualified')];
     return wrong;
   });
@@ -63,11 +63,23 @@ function validateOwners(meta: ObjectMeta, field: string): FieldError[] {
   return errors;
 }
 
-/** Kubernetes' ValidateObjectMeta. */
+const isKnownFinalizer = (f: string): boolean => f.includes('/') || STANDARD_FINALIZERS.includes(f);
+
+/** What the writer of a custom object should know of its finalizers (apiextensions customresource/validator.go). */
+export const finalizerWarnings = (finalizers: readonly string[] = []): string[] =>
+  finalizers
+    .filter((f) => !isKnownFinalizer(f))
+    .map(
+      (f) =>
+        `metadata.finalizers: ${JSON.stringify(f)}: prefer a domain-qualified finalizer name ${f.includes('.') ? 'including a path (/) ' : ''}to avoid accidental conflicts with other finalizer writers`,
+    );
+
+/** Kubernetes' ValidateObjectMeta. `custom`: of a custom object, whose finalizers may have any qualified name. */
 export function validateObjectMeta(
   meta: ObjectMeta,
   namespaced: boolean,
   validName: Validator = dns1123Subdomain,
+  custom = false,
 ): FieldError[] {
   const errors: FieldError[] = [];
   const at = 'metadata';
@@ -86,7 +98,7 @@ export function validateObjectMeta(
   errors.push(...validateLabels(meta.labels, `${at}.labels`));
   errors.push(...validateAnnotations(meta.annotations, `${at}.annotations`));
   errors.push(...validateOwners(meta, `${at}.ownerReferences`));
-  errors.push(...validateFinalizers(meta.finalizers ?? [], `${at}.finalizers`));
+  errors.push(...validateFinalizers(meta.finalizers ?? [], `${at}.finalizers`, custom));
   return errors;
 }
 

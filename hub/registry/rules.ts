@@ -117,7 +117,10 @@ export function checkUpdate(
     const same = metadataOfStatus(kind).every((k) => m[k] === meta[k] || deepEqual(m[k], meta[k]));
     const wrong = same
       ? []
-      : [...validateObjectMeta(m, kind.namespaced, kind.validName), ...validateObjectMetaUpdate(m, meta)];
+      : [
+          ...validateObjectMeta(m, kind.namespaced, kind.validName, kind.custom !== undefined),
+          ...validateObjectMetaUpdate(m, meta),
+        ];
     validate(kind, meta.name ?? '', wrong, () => [
       ...((kind.custom && kind.validate?.(next, current)) || []),
       ...(kind.validateStatus?.(next, current, subresource) ?? []),
@@ -127,7 +130,10 @@ export function checkUpdate(
   validate(
     kind,
     meta.name ?? '',
-    [...validateObjectMeta(m, kind.namespaced, kind.validName), ...validateObjectMetaUpdate(m, meta)],
+    [
+      ...validateObjectMeta(m, kind.namespaced, kind.validName, kind.custom !== undefined),
+      ...validateObjectMetaUpdate(m, meta),
+    ],
     () => [
       ...(kind.validate?.(next, current) ?? []),
       ...(kind.validateUpdate?.(next, current, subresource) ?? []),

@@ -117,7 +117,7 @@ export class Writer {
       validate(
         kind,
         meta.name ?? '',
-        validateObjectMeta(meta, kind.namespaced, kind.validName),
+        validateObjectMeta(meta, kind.namespaced, kind.validName, kind.custom !== undefined),
         () => kind.validate?.(made) ?? [],
       );
       ctx.warnings.push(...(kind.warnings?.(made) ?? []));

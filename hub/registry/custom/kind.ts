@@ -9,6 +9,7 @@ import { since } from '../../../api/meta/duration.js';
 import { ApiError, badRequest } from '../../../api/meta/errors.js';
 import { deepCopy, deepFreeze, isPlainObject } from '../../../api/meta/json.js';
 import type { AnyObject } from '../../../api/meta/object.js';
+import { finalizerWarnings } from '../../../api/meta/object-meta.js';
 import type { Frozen } from '../../client.js';
 import { Unconverted } from '../unconverted.js';
 import type { WebhookConverter } from './conversion.js';
@@ -284,6 +285,10 @@ export class CustomKind implements Kind {
         'create not allowed while custom resource definition is terminating',
       );
     if (this.status) delete o['status'];
+  }
+
+  warnings(o: AnyObject): string[] {
+    return finalizerWarnings(o.metadata?.finalizers);
   }
 
   validate(o: AnyObject, old?: AnyObject): FieldError[] {
