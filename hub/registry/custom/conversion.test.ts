@@ -347,6 +347,55 @@ describe('webhook conversion', () => {
     expect((await api.call(`${V1}/a`)).status).toBe(200);
   });
 
+  it('shows admission webhooks the version that they ask for, and takes their patches in it', async () => {
+    await define();
+    const seen: any[] = [];
+    answer = (r: any) => {
+      if (r.kind !== 'AdmissionReview') return good(r);
+      seen.push(r.request);
+      const ops = [{ op: 'replace', path: '/port', value: '9' }];
+      return {
+        apiVersion: r.apiVersion,
+        kind: r.kind,
+        response: {
+          uid: r.request.uid,
+          allowed: true,
+          patchType: 'JSONPatch',
+          patch: Buffer.from(JSON.stringify(ops)).toString('base64'),
+        },
+      };
+    };
+    const made = await post('/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations', {
+      metadata: { name: 'm' },
+      webhooks: [
+        {
+          name: 'm.example.com',
+          clientConfig: { url, caBundle },
+          rules: [
+            {
+              operations: ['*'],
+              apiGroups: ['stable.example.com'],
+              apiVersions: ['v2'],
+              resources: ['relays'],
+            },
+          ],
+          matchConditions: [{ name: 'c', expression: "object.host == 'h'" }],
+          sideEffects: 'None',
+          admissionReviewVersions: ['v1'],
+        },
+      ],
+    });
+    expect(made.status, made.text).toBe(201);
+    const reply = await post(V1, v1('a', 'h:1'));
+    expect(reply.status, reply.text).toBe(201);
+    expect(reply.json().hostPort).toBe('h:9');
+    expect(seen[0]).toMatchObject({
+      kind: { version: 'v2' },
+      requestKind: { version: 'v1' },
+      object: { apiVersion: 'stable.example.com/v2', host: 'h', port: '1' },
+    });
+  });
+
   it('does not keep definitions and namespaces from going', async () => {
     await define();
     await post(V1, v1('a', 'h:1'));
