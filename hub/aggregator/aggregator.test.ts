@@ -5,7 +5,7 @@ import { createServer, type Server } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Readable } from 'node:stream';
+import { Duplex, Readable } from 'node:stream';
 import type { TLSSocket } from 'node:tls';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../api/clock.js';
@@ -95,6 +95,29 @@ afterAll(() => {
   server.close();
   rmSync(dir, { recursive: true, force: true });
 });
+
+/** Two ends of one connection. */
+function duplexPair(): [Duplex, Duplex] {
+  const make = (other: () => Duplex): Duplex =>
+    new Duplex({
+      read() {},
+      write(chunk, _e, done) {
+        other().push(chunk);
+        done();
+      },
+      final(done) {
+        other().push(null);
+        done();
+      },
+      destroy(e, done) {
+        if (!other().destroyed) other().push(null);
+        done(e);
+      },
+    });
+  const a: Duplex = make(() => b);
+  const b: Duplex = make(() => a);
+  return [a, b];
+}
 
 describe('the aggregation layer', () => {
   let api: TestApi;
@@ -358,6 +381,43 @@ describe('the aggregation layer', () => {
     abort.abort();
     await closed;
     await lines.next().catch(() => {});
+  });
+
+  it('passes on connections that change their protocol', async () => {
+    await register();
+    await available();
+    const asked = new Promise<IncomingMessage['headers']>((resolve) =>
+      server.once('upgrade', (req: IncomingMessage, socket: Duplex) => {
+        resolve(req.headers);
+        socket.write(
+          'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhello ',
+        );
+        socket.pipe(socket);
+      }),
+    );
+    const abort = new AbortController();
+    const reply = await api.api.handle({
+      method: 'GET',
+      url: `${FLUNDERS}/a/exec`,
+      headers: { connection: 'Upgrade', upgrade: 'echo', 'sec-test': 'x' },
+      user: { name: 'ann', groups: ['system:masters'] },
+      upgrade: 'echo',
+      body: async () => Buffer.alloc(0),
+      signal: () => abort.signal,
+    });
+    expect(await asked).toMatchObject({ upgrade: 'echo', 'sec-test': 'x', 'x-remote-user': 'ann' });
+    const [ours, client] = duplexPair();
+    const over = reply.takeOver!(undefined as never, ours, Buffer.from('early '));
+    client.write('late');
+    let heard = '';
+    for await (const part of client) {
+      heard += part;
+      if (heard.endsWith('late')) break;
+    }
+    expect(heard).toBe(
+      'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhello early late',
+    );
+    await over;
   });
 
   it('says what is wrong with a server', async () => {

@@ -1,6 +1,6 @@
 /** Requests for what another server serves, passed on as they come (kube-aggregator handler_proxy.go). */
 import type { IncomingMessage } from 'node:http';
-import { pipeline } from 'node:stream';
+import { type Duplex, pipeline } from 'node:stream';
 import { type Reply, type Request, textReply } from '../http/message.js';
 import { identityHeaders, passedOn, type Remote, type Upstream } from './remote.js';
 
@@ -24,7 +24,11 @@ export function forward(upstream: Upstream, remote: Remote, req: Request): Promi
       out = upstream.open(remote, {
         method: req.method,
         path: req.url,
-        headers: { ...passedOn(req.headers), ...identityHeaders(req.user) },
+        headers: {
+          ...passedOn(req.headers),
+          ...identityHeaders(req.user),
+          ...(req.upgrade ? { connection: 'Upgrade', upgrade: req.upgrade } : {}),
+        },
       });
     } catch {
       resolve(unavailable());
@@ -37,7 +41,15 @@ export function forward(upstream: Upstream, remote: Remote, req: Request): Promi
       resolve(textReply(503, `error trying to reach service: ${upstream.reason(e, remote)}\n`)),
     );
     out.once('response', (res) => resolve(replyOf(res)));
+    out.once('upgrade', (res, theirs, head) => {
+      resolve({
+        status: 101,
+        headers: {},
+        takeOver: (_req, ours, sent) => tunnel(res, theirs, head, ours, sent),
+      });
+    });
     if (signal.aborted) gone();
+    else if (req.upgrade) out.end();
     else if (req.incoming)
       // What breaks on the way is told by the events of both ends.
       pipeline(req.incoming, out, () => {});
@@ -46,6 +58,32 @@ export function forward(upstream: Upstream, remote: Remote, req: Request): Promi
         (body) => out.end(body),
         () => out.destroy(),
       );
+  });
+}
+
+/** The answer that changes the protocol as it came, and then bytes both ways until either side ends. */
+function tunnel(
+  res: IncomingMessage,
+  theirs: Duplex,
+  head: Buffer,
+  ours: Duplex,
+  sent: Buffer,
+): Promise<void> {
+  const lines = [`HTTP/1.1 101 ${res.statusMessage || 'Switching Protocols'}`];
+  for (let i = 0; i < res.rawHeaders.length; i += 2)
+    lines.push(`${res.rawHeaders[i]}: ${res.rawHeaders[i + 1]}`);
+  ours.write(`${lines.join('\r\n')}\r\n\r\n`);
+  ours.write(head);
+  theirs.write(sent);
+  return new Promise((resolve) => {
+    // What breaks one way ends both.
+    const over = () => {
+      theirs.destroy();
+      ours.destroy();
+      resolve();
+    };
+    pipeline(theirs, ours, over);
+    pipeline(ours, theirs, (e) => e && over());
   });
 }
 

@@ -254,7 +254,7 @@ export class Api {
     req.schema = this.#fairness.schemaOf(req.user, what);
     this.#demand(req, what);
     const run = () => this.options.aggregation!.forward(remote, req);
-    const long = what.verb === 'watch' || LONG_PARTS.has(rest.at(-1) ?? '');
+    const long = req.upgrade !== undefined || what.verb === 'watch' || LONG_PARTS.has(rest.at(-1) ?? '');
     return long ? this.#longRunning(req, run) : this.#limited(req, query, what, run);
   }
 

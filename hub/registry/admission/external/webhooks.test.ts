@@ -407,6 +407,38 @@ describe('validating webhooks', () => {
     ]);
   });
 
+  it('are asked about who connects to a pod, with what for', async () => {
+    await registry.create(ctx(), K(pods), 'default', {
+      metadata: { name: 'p' },
+      spec: { containers: [{ name: 'a', image: 'b' }] },
+    });
+    const rules = [{ ...RULE, operations: ['CONNECT'], resources: ['pods/attach'] }];
+    await mutating(
+      'a',
+      hook('m', () => patch({ op: 'add', path: '/tty', value: true }), { rules }),
+    );
+    await validating(
+      'a',
+      hook('w', () => ({ allowed: false, status: { message: 'not allowed' } }), { rules }),
+    );
+    const options = { apiVersion: 'v1', kind: 'PodAttachOptions', stdin: true, container: 'a' };
+    const key = { namespace: 'default', name: 'p' };
+    expect(await refusal(registry.connect(ctx(), key, 'attach', options))).toContain(
+      'denied the request: not allowed',
+    );
+    expect(asked[1]![1].request).toMatchObject({
+      operation: 'CONNECT',
+      subResource: 'attach',
+      name: 'p',
+      kind: { group: '', version: 'v1', kind: 'PodAttachOptions' },
+      resource: { resource: 'pods' },
+      object: { ...options, tty: true },
+      oldObject: null,
+      options: null,
+    });
+    await registry.connect(ctx(), key, 'exec', { apiVersion: 'v1', kind: 'PodExecOptions' });
+  });
+
   it('speak v1beta1 too', async () => {
     await mutating(
       'a',
