@@ -15,6 +15,7 @@ import { bootstrapNamespaceRbac, bootstrapRbac } from './auth/bootstrap.js';
 import { publishClusterInfo } from './auth/clusterinfo.js';
 import { publishTrust } from './auth/extension-auth.js';
 import { accessGuard } from './auth/guard.js';
+import { paramsGuard } from './auth/params-guard.js';
 import { PodTokenSource } from './auth/podtokens.js';
 import { reviewAnswers } from './auth/reviews.js';
 import { loadTokenKey, Tokens } from './auth/tokens.js';
@@ -166,7 +167,7 @@ export class Hub {
     await bootstrapRbac(client);
     await bootstrapNamespaceRbac(client);
     const authorizer = new RbacAuthorizer(informers);
-    registry.guards.push(accessGuard(authorizer));
+    registry.guards.push(accessGuard(authorizer), paramsGuard(authorizer, registry.directory));
     registry.authorizer = authorizer;
     for (const [kind, answer] of reviewAnswers(authorizer, clock)) registry.answers.set(kind, answer);
     const tokens = new Tokens({ key: loadTokenKey(join(pki.dir, 'sa.key')), registry, clock });

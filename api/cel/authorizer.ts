@@ -15,6 +15,7 @@ export interface AuthorizerQuestion {
   namespace?: string;
   name?: string;
   fieldSelector?: string;
+  labelSelector?: string;
 }
 export interface AuthorizerAnswer {
   allowed: boolean;
@@ -105,8 +106,8 @@ const TABLE = {
   [`${RESOURCE}.name(string): ${RESOURCE}`]: (r: ResourceCheck, name: string) => r.with({ name }),
   [`${RESOURCE}.fieldSelector(string): ${RESOURCE}`]: (r: ResourceCheck, fieldSelector: string) =>
     r.with({ fieldSelector }),
-  // No authorizer here asks about labels: the answer is that for all of them.
-  [`${RESOURCE}.labelSelector(string): ${RESOURCE}`]: (r: ResourceCheck) => r,
+  [`${RESOURCE}.labelSelector(string): ${RESOURCE}`]: (r: ResourceCheck, labelSelector: string) =>
+    r.with({ labelSelector }),
   [`${RESOURCE}.check(string): ${DECISION}`]: (r: ResourceCheck, verb: string) =>
     decide(r.ask, r.account, { ...r.what, verb }),
   [`${DECISION}.allowed(): bool`]: (d: Decision) => d.answer.allowed,

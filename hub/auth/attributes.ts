@@ -19,6 +19,8 @@ export interface ResourceAttributes {
   name?: string;
   /** The field selector of a list or watch, as it came. */
   fieldSelector?: string;
+  /** Of a question in CEL; as in Kubernetes, neither RBAC nor the rights of nodes depend on it. */
+  labelSelector?: string;
 }
 
 /** What is asked for: Kubernetes' authorization attributes. */

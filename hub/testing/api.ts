@@ -6,6 +6,7 @@ import { type Log, silentLog } from '../../api/log.js';
 import { RbacAuthorizer } from '../auth/authorizer.js';
 import { bootstrapRbac } from '../auth/bootstrap.js';
 import { accessGuard } from '../auth/guard.js';
+import { paramsGuard } from '../auth/params-guard.js';
 import { reviewAnswers } from '../auth/reviews.js';
 import { Tokens } from '../auth/tokens.js';
 import { Api, type ApiOptions } from '../http/api.js';
@@ -44,7 +45,7 @@ export async function testApi(options: Partial<ApiOptions> & { clock?: Clock; lo
   const registry = new Registry({ store, clock, log });
   const informers = new Informers(registry.client(), clock, log);
   const authorizer = new RbacAuthorizer(informers);
-  registry.guards.push(accessGuard(authorizer));
+  registry.guards.push(accessGuard(authorizer), paramsGuard(authorizer, registry.directory));
   for (const [kind, answer] of reviewAnswers(authorizer, clock)) registry.answers.set(kind, answer);
   const key = generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey;
   const tokens = new Tokens({ key, registry, clock });
