@@ -437,7 +437,7 @@ describe('verbs', () => {
     });
     expect(meta.json()).toMatchObject({
       kind: 'PartialObjectMetadataList',
-      items: [{ kind: 'PartialObjectMetadata' }],
+      items: [{ metadata: { name: 'p' } }],
     });
     expect(meta.text).not.toContain('"containers"');
     const yaml = await t.call(`${NS}/pods`, { headers: { accept: 'application/yaml' } });

@@ -147,7 +147,9 @@ export class Encoder {
       item = (o) => this.#row(columns, o, form, now);
     } else if (as === 'PartialObjectMetadataList') {
       head = `{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/${version}","metadata":${metadata},"items":[`;
-      item = (o) => this.#partialOf(o, form);
+      // The list says for all what they are, as in Kubernetes; some clients compare.
+      const { length } = partialHead(version!);
+      item = (o) => `{${this.#partialOf(o, form).slice(length)}`;
     } else {
       head = `{"kind":"${kind.kind}List","apiVersion":"${apiVersionOf(kind)}","metadata":${metadata},"items":[`;
       item = (o) => this.#json.get(o);
@@ -212,8 +214,10 @@ const typeOf = (form: Form): string => (form.wanted.format === 'yaml' ? 'applica
 const tableHead = (form: Form): string =>
   `{"kind":"Table","apiVersion":"meta.k8s.io/${form.wanted.version}",`;
 
+const partialHead = (version: string): string =>
+  `{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/${version}",`;
 const partial = (o: Served, version: string): string =>
-  `{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/${version}","metadata":${JSON.stringify(o.metadata ?? {})}}`;
+  `${partialHead(version)}"metadata":${JSON.stringify(o.metadata ?? {})}}`;
 
 /** For objects whose kind declares no columns (subresources, too). */
 const PLAIN_COLUMNS: readonly Column<AnyObject>[] = [
