@@ -12,7 +12,7 @@ export default defineConfig({
           name: 'unit',
           include: [
             '{api,hub,agent,shims,cli}/**/*.test.ts',
-            'test/sim/{link,hostile,golden,versions,away}.test.ts',
+            'test/sim/{link,hostile,golden,versions,away,streams}.test.ts',
             'test/sim/world/*.test.ts',
           ],
           testTimeout: 30_000,
@@ -23,7 +23,7 @@ export default defineConfig({
         test: {
           name: 'sim',
           include: ['test/sim/*.test.ts'],
-          exclude: ['test/sim/{link,hostile,golden,versions,away}.test.ts'],
+          exclude: ['test/sim/{link,hostile,golden,versions,away,streams}.test.ts'],
           testTimeout: 300_000,
           fileParallelism: false,
           globalSetup: ['scripts/schemas.mjs'],

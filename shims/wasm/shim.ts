@@ -2,7 +2,9 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { constants, existsSync } from 'node:fs';
 import { chmod, mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { dirname, join } from 'node:path';
+import type { Duplex } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import type { Clock } from '../../api/clock.js';
@@ -726,6 +728,24 @@ export class WasmShim implements Shim {
     const { security, logPath } = c.record.spec;
     const uid = security?.runAsUser ?? sandbox.uid;
     await this.#makeLog(join(sandbox.spec.logDirectory, logPath), uid, security?.runAsGroup ?? uid);
+  }
+
+  /** A pod has the node's network, where it was granted one, and none otherwise. */
+  async portForward(sandboxId: string, port: number, signal: AbortSignal): Promise<Duplex> {
+    const sandbox = this.#sandboxes.get(sandboxId);
+    if (!sandbox?.spec.allowNetwork)
+      throw new ShimError(
+        'Unsupported',
+        'this WebAssembly pod has no network: grant it one with the annotation coxswain.dev/allow-network: "true"',
+      );
+    return new Promise((resolve, reject) => {
+      const socket = connect({ host: 'localhost', port, allowHalfOpen: true });
+      signal.addEventListener('abort', () => socket.destroy(), { once: true });
+      socket.once('error', (e) =>
+        reject(new ShimError('RunContainerError', `failed to connect to localhost:${port}: ${e.message}`)),
+      );
+      socket.once('connect', () => resolve(socket));
+    });
   }
 
   // -- bookkeeping ----------------------------------------------------------------------------------------------
