@@ -4,7 +4,7 @@ import { createSocket } from 'node:dgram';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { createServer as createHttpServer, type Server as HttpServer } from 'node:http';
-import { type AddressInfo, connect, createServer, type Server } from 'node:net';
+import { type AddressInfo, createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -147,9 +147,10 @@ for (const { mode, jailed } of [
         const id = await pod.start(net, ['serve', '0']);
         const status = await pod.status(id);
         const at = await until(() => /^listening (\d+)$/m.exec(pod!.log(status, 'stdout'))?.[1]);
+        // As kubectl port-forward reaches it.
+        const s = await shim.portForward!(pod.sandboxId, Number(at), new AbortController().signal);
         const answer = await new Promise<string>((resolve, reject) => {
           let heard = '';
-          const s = connect({ host: '127.0.0.1', port: Number(at), allowHalfOpen: true });
           s.on('error', reject).on('data', (d) => {
             heard += d;
           });
@@ -284,6 +285,13 @@ for (const { mode, jailed } of [
         'http: error handle 15',
         'https: error handle 15',
       ]);
+    });
+
+    it('without the grant there is no way in', async () => {
+      pod = await TestPod.make(shim, { allowNetwork: false });
+      await expect(
+        shim.portForward!(pod.sandboxId, Number(port(web)), new AbortController().signal),
+      ).rejects.toThrow('this WebAssembly pod has no network');
     });
 
     it('a guest that waits for the network is stopped at once', async () => {
