@@ -47,10 +47,6 @@ const MAX_PER_SERVER = 256;
 const MAX_CONNECTIONS = 512;
 const IDLE_MS = 60_000;
 
-/** Headers that concern one connection, and those by which a client says who it is. */
-const NOT_PASSED_ON =
-  /^(:.*|connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|http2-settings|host|authorization|impersonate-.*|x-remote-(user|uid|group|extra-.*))$/i;
-
 /** What a header name may not have in it, as the front proxy's protocol escapes it. */
 const escapeKey = (key: string): string =>
   [...Buffer.from(key)]
@@ -68,9 +64,6 @@ export function identityHeaders({ name, uid, groups, extra = {} }: User): Outgoi
     out[`x-remote-extra-${escapeKey(key).toLowerCase()}`] = [...values];
   return out;
 }
-
-export const passedOn = <T>(headers: Readonly<Record<string, T>>): Record<string, T> =>
-  Object.fromEntries(Object.entries(headers).filter(([name]) => !NOT_PASSED_ON.test(name)));
 
 export interface UpstreamOptions {
   readonly directory: Directory;

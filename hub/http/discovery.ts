@@ -15,6 +15,7 @@ interface Subresource {
 
 const VERBS = ['create', 'delete', 'deletecollection', 'get', 'list', 'patch', 'update', 'watch'] as const;
 const PART = ['get', 'patch', 'update'] as const;
+const PROXIES = ['create', 'delete', 'get', 'patch', 'update'] as const;
 
 /** The parts of a kind with a path of their own: `status` and `scale` by declaration, the pods' by what they are. */
 export function subresourcesOf(k: Kind): Subresource[] {
@@ -28,8 +29,11 @@ export function subresourcesOf(k: Kind): Subresource[] {
       { name: 'exec', verbs: connects, kind: 'PodExecOptions' },
       { name: 'log', verbs: ['get'] },
       { name: 'portforward', verbs: connects, kind: 'PodPortForwardOptions' },
+      { name: 'proxy', verbs: PROXIES, kind: 'PodProxyOptions' },
     );
   }
+  if (k.group === '' && k.plural === 'services')
+    out.push({ name: 'proxy', verbs: PROXIES, kind: 'ServiceProxyOptions' });
   if (k.group === '' && k.plural === 'serviceaccounts')
     out.push({
       name: 'token',

@@ -286,7 +286,10 @@ const CONNECT: Readonly<Record<string, readonly Parameter[]>> = {
   attach: PROCESS,
   exec: [{ name: 'command', description: 'The command and its arguments, one each; no shell.' }, ...PROCESS],
   portforward: [{ name: 'ports', description: 'Ports to forward, over a WebSocket.', type: 'integer' }],
+  proxy: [{ name: 'path', description: 'The path to ask for; it may follow `proxy/` as well.' }],
 };
+const CONNECT_METHODS = ['get', 'post'] as const;
+const PROXY_METHODS = [...CONNECT_METHODS, 'delete', 'put', 'patch'] as const;
 const NAME: Parameter = { name: 'name', description: 'name of the object' };
 const NAMESPACE: Parameter = {
   name: 'namespace',
@@ -454,18 +457,18 @@ function pathsOf(
       const of = { group: s.group ?? k.group, version: s.version ?? k.version, kind: s.kind ?? k.kind };
       const what = `${scope}${k.kind}${s.name[0]!.toUpperCase()}${s.name.slice(1)}`;
       const connects = CONNECT[s.name];
-      const connect = (method: 'get' | 'post') =>
+      const connect = (method: (typeof PROXY_METHODS)[number]) =>
         make({
           method,
           verb: 'connect',
-          what: `${method === 'get' ? 'Get' : 'Post'}${what}`,
+          what: `${method[0]!.toUpperCase()}${method.slice(1)}${what}`,
           gvk: of,
           action: 'connect',
           description: `connect ${method.toUpperCase()} requests to ${s.name} of ${k.kind}`,
           query: connects!,
         });
       const operations = connects
-        ? [connect('get'), connect('post')]
+        ? (s.name === 'proxy' ? PROXY_METHODS : CONNECT_METHODS).map(connect)
         : s.verbs.includes('create')
           ? [
               make({

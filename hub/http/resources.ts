@@ -279,18 +279,35 @@ const connect =
   async (b, call, req) => {
     // Who may only look may not do this by WebSocket either.
     const ctx = { ...context(call, req), checkCreate: () => call.demand?.('create') };
-    const pod = await b.registry.connect(
-      ctx,
-      keyOfTarget(call.target),
-      what,
-      optionsObject(what, call.query),
-    );
-    if (!b.connections)
-      throw new ApiError('ServiceUnavailable', 'this hub has no link to nodes, so it cannot reach into pods');
+    const { kind } = call.target;
+    const key = keyOfTarget(call.target);
+    await b.registry.connect(ctx, kind, key, what, optionsObject(what, call.query));
+    const pod = (await b.registry.get(ctx, kind, key)) as unknown as Frozen<Pod>;
+    const connections = connectionsOf(b);
     const { connectPod } = await import('./streams/connect.js');
-    const reply = await connectPod(what, pod, call.query, req, b.connections, b.clock);
-    return warn(reply, ctx.warnings);
+    return warn(await connectPod(what, pod, call.query, req, connections, b.clock), ctx.warnings);
   };
+
+function connectionsOf({ connections }: Backend): PodConnections {
+  if (connections) return connections;
+  throw new ApiError('ServiceUnavailable', 'this hub has no link to nodes, so it cannot reach into pods');
+}
+
+const proxied: Run = async (b, call, req) => {
+  const ctx = context(call, req);
+  const { kind, namespace } = call.target;
+  const key = keyOfTarget(call.target);
+  const { proxy, proxyOptions } = await import('./proxy.js');
+  await b.registry.connect(ctx, kind, key, 'proxy', proxyOptions(kind, req.url));
+  const reply = await proxy(req, {
+    kind,
+    id: key.name,
+    get: async (k, name) => b.registry.get(ctx, k, { namespace, name }),
+    connections: connectionsOf(b),
+    random: () => b.clock.random(),
+  });
+  return warn(reply, ctx.warnings);
+};
 
 const COLLECTION: Readonly<Record<string, Operation>> = {
   GET: { verb: 'list', run: list },
@@ -330,6 +347,18 @@ const POD_PARTS: Readonly<Record<string, Readonly<Record<string, Operation>>>> =
   portforward: connects('portforward'),
 };
 
+const PROXIED: Readonly<Record<string, Operation>> = Object.fromEntries(
+  Object.entries({
+    GET: 'get',
+    HEAD: 'get',
+    POST: 'create',
+    PUT: 'update',
+    PATCH: 'patch',
+    DELETE: 'delete',
+    OPTIONS: 'options',
+  }).map(([method, verb]) => [method, { verb, run: proxied, longRunning: true }]),
+);
+
 /** The methods that a target has. Throws NotFound for a subresource that the kind does not have. */
 function operationsOf({ kind, name, subresource }: Target): Readonly<Record<string, Operation>> {
   if (kind.verbs) {
@@ -348,6 +377,7 @@ function operationsOf({ kind, name, subresource }: Target): Readonly<Record<stri
     if (kind.plural === 'serviceaccounts' && subresource === 'token')
       return { POST: { verb: 'create', run: token } };
     if (kind.plural === 'pods' && Object.hasOwn(POD_PARTS, subresource)) return POD_PARTS[subresource]!;
+    if ((kind.plural === 'pods' || kind.plural === 'services') && subresource === 'proxy') return PROXIED;
   }
   throw noSuchResource();
 }

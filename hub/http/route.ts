@@ -38,7 +38,8 @@ export class Router {
       rest = rest.slice(2);
     }
     const kind = resources.get(rest[0]!);
-    if (!kind || rest.length > 3 || (namespace !== undefined && !kind.namespaced)) throw noSuchResource();
+    if (!kind || (rest.length > 3 && rest[2] !== 'proxy') || (namespace !== undefined && !kind.namespaced))
+      throw noSuchResource();
     const [, name, subresource] = rest;
     if (name !== undefined && kind.namespaced && namespace === undefined) throw noSuchResource();
     for (const s of [namespace, name]) if (s !== undefined) checkSegment(s);

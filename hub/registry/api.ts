@@ -1,4 +1,3 @@
-import type { Pod } from 'kubernetes-types/core/v1.js';
 import type { Kind } from '../../api/kinds/kind.js';
 import type { AnyObject, KubeObject, ObjectKey } from '../../api/meta/object.js';
 import type {
@@ -134,10 +133,16 @@ export interface RegistryVerbs extends KindTable {
   /** POST pods/NAME/binding with a core/v1 Binding. */
   bind(ctx: RequestContext, key: ObjectKey, body: unknown): Promise<void>;
   /**
-   * Asks admission whether somebody may connect to a pod, with PodExecOptions or its like, and then `ctx.checkCreate`.
-   * Gives the pod.
+   * Asks admission whether somebody may connect to a pod or Service, with PodExecOptions or its like, and then
+   * `ctx.checkCreate`.
    */
-  connect(ctx: RequestContext, key: ObjectKey, subresource: string, options: AnyObject): Promise<Frozen<Pod>>;
+  connect(
+    ctx: RequestContext,
+    kind: Kind,
+    key: ObjectKey,
+    subresource: string,
+    options: AnyObject,
+  ): Promise<void>;
   /** POST serviceaccounts/NAME/token with an authentication.k8s.io/v1 TokenRequest. */
   requestToken(ctx: RequestContext, key: ObjectKey, body: unknown): Promise<AnyObject>;
   /** POST pods/NAME/eviction with a policy/v1 Eviction. */

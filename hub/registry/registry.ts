@@ -1,5 +1,5 @@
 /** Every verb for every kind, put together from reader, writer and the readings of bodies. */
-import type { Binding, Pod, Service } from 'kubernetes-types/core/v1.js';
+import type { Binding, Service } from 'kubernetes-types/core/v1.js';
 import type { Clock } from '../../api/clock.js';
 import { allKinds, pods, serviceAccounts, services } from '../../api/kinds/index.js';
 import type { FieldError, Kind } from '../../api/kinds/kind.js';
@@ -394,14 +394,13 @@ export class Registry implements RegistryVerbs {
 
   async connect(
     ctx: RequestContext,
+    kind: Kind,
     key: ObjectKey,
     subresource: string,
     options: AnyObject,
-  ): Promise<Frozen<Pod>> {
-    const kind = pods as unknown as Kind;
+  ): Promise<void> {
     await this.#writer.admitBody(ctx, { operation: 'CONNECT', kind, subresource }, key, options);
     await ctx.checkCreate?.();
-    return this.get(ctx, kind, key) as unknown as Frozen<Pod>;
   }
 
   async requestToken(ctx: RequestContext, key: ObjectKey, body: unknown): Promise<AnyObject> {

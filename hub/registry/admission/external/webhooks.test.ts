@@ -423,7 +423,7 @@ describe('validating webhooks', () => {
     );
     const options = { apiVersion: 'v1', kind: 'PodAttachOptions', stdin: true, container: 'a' };
     const key = { namespace: 'default', name: 'p' };
-    expect(await refusal(registry.connect(ctx(), key, 'attach', options))).toContain(
+    expect(await refusal(registry.connect(ctx(), pods as never, key, 'attach', options))).toContain(
       'denied the request: not allowed',
     );
     expect(asked[1]![1].request).toMatchObject({
@@ -436,7 +436,7 @@ describe('validating webhooks', () => {
       oldObject: null,
       options: null,
     });
-    await registry.connect(ctx(), key, 'exec', { apiVersion: 'v1', kind: 'PodExecOptions' });
+    await registry.connect(ctx(), pods as never, key, 'exec', { apiVersion: 'v1', kind: 'PodExecOptions' });
   });
 
   it('speak v1beta1 too', async () => {
