@@ -36,7 +36,7 @@ describe('streams to pods', () => {
   const running: ChildProcess[] = [];
 
   /** Runs a program to its end. */
-  const run = (program: string, args: string[], input: Buffer | string = '') =>
+  const run = (program: string, args: string[], input: Buffer | string = '', keepsTyping = false) =>
     new Promise<{ code: number | null; out: Buffer; err: string }>((done) => {
       const env = { ...process.env, KUBECONFIG: d.hub.kubeconfig, HOME: d.dir };
       const child = spawn(program, args, { env, stdio: ['pipe', 'pipe', 'pipe'] });
@@ -46,11 +46,21 @@ describe('streams to pods', () => {
       child.stdout.pipe(out);
       child.stderr.pipe(err);
       child.stdin.on('error', () => {});
-      child.stdin.end(input);
+      child.stdin.write(input);
+      if (!keepsTyping) child.stdin.end();
       child.once('close', (code) => done({ code, out: out.bytes, err: err.text }));
     });
   const kubectl = (minor: (typeof MINORS)[number], args: string[], input?: Buffer | string) =>
     run(kubectlPath(minor), args, input);
+  /** With a terminal of 33 rows and 101 columns. */
+  const inTerminal = (command: string, input = '') =>
+    run(
+      'script',
+      ['-qec', `stty rows 33 cols 101; ${kubectlPath('1.36')} ${command}`, '/dev/null'],
+      input,
+      true,
+    );
+
   const pod = (name: string, script: string, container: object = {}, more: object[] = []) => ({
     apiVersion: 'v1',
     kind: 'Pod',
@@ -122,6 +132,19 @@ describe('streams to pods', () => {
     expect(await fails('exec', 'brief', '--', 'true')).toMatch(
       /cannot exec into a container in a completed pod|container not found/,
     );
+  });
+
+  it('kubectl exec -t has a terminal of the right size; run -it and --rm work', async () => {
+    // A command may be there before the size is, as with Kubernetes.
+    const size = await inTerminal(
+      `exec -it web -- sh -c 'until [ -n "$s" ]; do s=$(stty size 2>/dev/null); done; echo $s'`,
+    );
+    expect(String(size.out)).toContain('33 101');
+    const shell = await inTerminal(
+      `run once --rm -it --restart=Never --image=${d.busybox} --command -- sh -c 'read line; echo "got $line"'`,
+      'ahoy\n',
+    );
+    expect(String(shell.out)).toMatch(/got ahoy.*pod "once" deleted/s);
   });
 
   it('kubectl attach reaches the input of a container, and shows its output', async () => {
