@@ -179,6 +179,7 @@ export class Hub {
     const revocations = await this.#run(
       new Revocations({ client, informers, issued: pki.issued, clock, log: log.child({ room: 'link' }) }),
     );
+    tokens.lockedOut = (node) => revocations.lockedOut(node);
     const bus = await this.#bus(pki, log.child({ room: 'broker' }));
     const link = new HubLink({
       client,

@@ -38,10 +38,25 @@ export class WireError extends Error {
   }
 }
 
+/** What cannot be unpacked, after work for up to `size` bytes. */
+export class BombError extends WireError {
+  constructor(
+    message: string,
+    readonly size: number,
+  ) {
+    super(message);
+  }
+}
+
 export interface Frame {
   type: number;
   /** JSON value, or the bytes of a raw message. */
   body: unknown;
+}
+
+export interface Received extends Frame {
+  /** Bytes of the body, unpacked. */
+  size: number;
 }
 
 /** Signs, checks and numbers the frames of one session and channel. */
@@ -86,21 +101,27 @@ function packBody(body: unknown, { dictionary }: WireFormat): { flags: number; b
   return { flags: encoding, bytes: plain };
 }
 
-function unpackBody(flags: number, bytes: Buffer, maxInflated: number, { dictionary }: WireFormat): unknown {
+function unpackBody(
+  flags: number,
+  bytes: Buffer,
+  maxInflated: number,
+  { dictionary }: WireFormat,
+): { body: unknown; size: number } {
   let plain = bytes;
   if (flags & DEFLATED) {
     try {
       plain = inflateRawSync(bytes, { dictionary, maxOutputLength: maxInflated });
     } catch (e) {
-      throw new WireError(`cannot inflate: ${(e as Error).message}`);
+      throw new BombError(`cannot inflate: ${(e as Error).message}`, maxInflated);
     }
   }
   const encoding = flags & ENCODING_MASK;
-  if (encoding === RAW_BODY) return plain;
+  const size = plain.length;
+  if (encoding === RAW_BODY) return { body: plain, size };
   if (encoding !== JSON_BODY) throw new WireError(`unknown encoding ${encoding >> 4}`);
-  if (plain.length === 0) return undefined;
+  if (size === 0) return { body: undefined, size };
   try {
-    return JSON.parse(plain.toString('utf8'));
+    return { body: JSON.parse(plain.toString('utf8')), size };
   } catch {
     throw new WireError('body is not JSON');
   }
@@ -111,7 +132,7 @@ export const packJson = (value: unknown): Buffer =>
   deflateRawSync(Buffer.from(JSON.stringify(value)), { dictionary: GREETING.dictionary });
 
 export function unpackJson(bytes: Uint8Array): unknown {
-  return unpackBody(DEFLATED | JSON_BODY, Buffer.from(bytes), 4 * LIMITS.inflated, GREETING);
+  return unpackBody(DEFLATED | JSON_BODY, Buffer.from(bytes), 4 * LIMITS.inflated, GREETING).body;
 }
 
 // --- sealing ----------------------------------------------------------------------------------------------------
@@ -205,7 +226,7 @@ export class Decoder {
   constructor(private readonly options: DecoderOptions = {}) {}
 
   /** A whole message, or undefined while fragments are missing. Throws WireError. */
-  push(payload: Uint8Array): Frame | undefined {
+  push(payload: Uint8Array): Received | undefined {
     const frame = Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength);
     if (frame.length > LIMITS.frame) throw new WireError('frame too large');
     const { verifier, opener, format = GREETING } = this.options;
@@ -240,7 +261,7 @@ export class Decoder {
       if (!whole) return undefined;
       bytes = whole;
     }
-    return { type, body: unpackBody(flags, bytes, this.options.maxInflated ?? LIMITS.inflated, format) };
+    return { type, ...unpackBody(flags, bytes, this.options.maxInflated ?? LIMITS.inflated, format) };
   }
 
   #assemble(type: number, place: Buffer, bytes: Buffer): Buffer | undefined {

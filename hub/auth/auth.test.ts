@@ -361,6 +361,12 @@ describe('the API', () => {
       status: 403,
       message: 'nodes "pi2" is forbidden: node "pi1" is not allowed to modify node "pi2"',
     });
+    const role = { 'node-role.kubernetes.io/x': '', 'node-restriction.kubernetes.io/y': '', a: 'b' };
+    expect(await refusal('PATCH', '/api/v1/nodes/pi1', { metadata: { labels: role } }, pi1, merge)).toEqual({
+      status: 403,
+      message:
+        'nodes "pi1" is forbidden: is not allowed to modify labels: node-restriction.kubernetes.io/y, node-role.kubernetes.io/x',
+    });
   });
 
   it('takes each header for one value, commas and all', () => {

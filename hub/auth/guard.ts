@@ -3,6 +3,7 @@ import type { Pod } from 'kubernetes-types/core/v1.js';
 import type { ClusterRole, ClusterRoleBinding, PolicyRule } from 'kubernetes-types/rbac/v1.js';
 import { CERTIFICATES_GROUP, certificateSigningRequests, requestOf, SIGNER } from '../../api/kinds/csr.js';
 import type { Kind } from '../../api/kinds/kind.js';
+import { isNodesOwnLabel } from '../../api/kinds/node-labels.js';
 import { RBAC_GROUP } from '../../api/kinds/rbac.js';
 import { notFound } from '../../api/meta/errors.js';
 import { deepEqual } from '../../api/meta/json.js';
@@ -129,6 +130,16 @@ function checkNode(node: string, { kind, verb, subresource, next, current }: Gua
   const shown = JSON.stringify(node);
   if (kind.group === '' && kind.plural === 'nodes') {
     if (name !== node) throw refuse(`node ${shown} is not allowed to modify node ${JSON.stringify(name)}`);
+    const labels = (o: { metadata?: { labels?: Record<string, string> } } | undefined) =>
+      o?.metadata?.labels ?? {};
+    const [is, was] = [labels(next), labels(current)];
+    const changed = Object.keys({ ...is, ...was }).filter((k) => is[k] !== was[k] && !isNodesOwnLabel(k));
+    if (verb !== 'delete' && changed.length > 0)
+      throw refuse(
+        current
+          ? `is not allowed to modify labels: ${changed.sort().join(', ')}`
+          : `node ${shown} is not allowed to set the following labels: ${changed.sort().join(', ')}`,
+      );
     const taints = (o: unknown) => (o as { spec?: { taints?: unknown } } | undefined)?.spec?.taints ?? [];
     if (current && verb !== 'delete' && !deepEqual(taints(next), taints(current)))
       throw refuse(`node ${shown} is not allowed to modify taints`);

@@ -99,6 +99,15 @@ describe('tokens of pods', () => {
     expect(w.tokens.authenticate(token!)).toBeUndefined();
   });
 
+  it('are void as long as the device that holds them is locked out', async () => {
+    const w = await world();
+    const { '3607 ': token } = w.all();
+    w.tokens.lockedOut = (node) => node === 'pi1';
+    expect(w.tokens.authenticate(token!)).toBeUndefined();
+    w.tokens.lockedOut = (node) => node === 'pi2';
+    expect(w.tokens.authenticate(token!)).toBeDefined();
+  });
+
   it('are the same for a hub that starts anew, but for the signature, until they are due', async () => {
     const w = await world();
     const first = w.now();

@@ -113,6 +113,9 @@ export class Tokens {
   readonly #public: KeyObject;
   readonly #kid: string;
 
+  /** Whether the key of a node was revoked; set by who knows. */
+  lockedOut: (node: string) => boolean = () => false;
+
   constructor(private readonly o: TokensOptions) {
     this.#public = createPublicKey(o.key);
     const der = this.#public.export({ type: 'spki', format: 'der' });
@@ -259,6 +262,8 @@ export class Tokens {
       return undefined;
     // A pod's token names its node for information only; one that is bound to a node alone goes with it.
     if (node && !pod && !alive(nodes, node, false)) return undefined;
+    // A stolen device has the tokens of its pods, which stay bound to it until somebody deletes them.
+    if (node && this.lockedOut(node.name)) return undefined;
     const key = 'authentication.kubernetes.io/';
     return {
       audiences: shared,

@@ -99,6 +99,22 @@ describe('what the hub says it holds', () => {
     );
   });
 
+  it('leaves out the labels that a node may not give itself', () => {
+    fc.assert(
+      fc.property(report, (r) => {
+        const labels = { ...r.labels, 'node-role.kubernetes.io/control-plane': '' };
+        const old = planNode(undefined, { name: 'pi', report: r, link: 'up' }, 0).main!;
+        old.metadata!.labels!['node-restriction.kubernetes.io/safe'] = 'no';
+        const facts = {
+          name: 'pi',
+          report: { ...r, labels: { ...labels, 'node-restriction.kubernetes.io/safe': 'yes' } },
+        };
+        const made = planNode(old, { ...facts, link: 'up' }, 0).main ?? old;
+        expect(made.metadata!.labels).toEqual({ ...r.labels, 'node-restriction.kubernetes.io/safe': 'no' });
+      }),
+    );
+  });
+
   it('is a hash of each, another in each session, and not without limit', () => {
     const secret = Buffer.alloc(32, 1);
     const [a, b] = [reportHash(secret, 's1'), reportHash(secret, 's2')];

@@ -1,5 +1,6 @@
 /** Takes in what agents tell of nodes and pods: each report once, in order, acknowledged when the store has it. */
 import type { Clock } from '../../api/clock.js';
+import { isNodesOwnLabel } from '../../api/kinds/node-labels.js';
 import type { Log } from '../../api/log.js';
 import { WireError } from '../../api/wire/codec.js';
 import type { AgentEvent, NodeReport, PodReport } from '../../api/wire/desired.js';
@@ -60,6 +61,7 @@ export class Intake {
       for (const [seq, event] of r.v ?? []) {
         if (seq <= (intake.stored.get('events') ?? 0)) continue;
         intake.stored.set('events', seq);
+        if (!n.telling.take()) continue;
         this.#event(n, event);
       }
       if (r.n) work.push(this.#once(n, '', r.n[0], () => this.#nodeReport(n, r.n![1])));
@@ -112,6 +114,12 @@ export class Intake {
   async #nodeReport(n: NodeLink, report: NodeReport): Promise<void> {
     if (!Array.isArray(report?.conditions) || typeof report.labels !== 'object' || !report.capacity)
       throw new WireError('malformed node report');
+    const refused = Object.keys(report.labels).filter((k) => !isNodesOwnLabel(k));
+    if (refused.length > 0)
+      this.log.warn(
+        { node: n.name, labels: refused.slice(0, 20) },
+        'labels that a node may not give itself are left out',
+      );
     n.report = report;
     await this.nodeReported(n);
   }

@@ -25,3 +25,32 @@ export class Limiter {
     this.#counts.set(key, (this.#counts.get(key) ?? 0) + 1);
   }
 }
+
+/** A budget that fills up again with time. What is taken may exceed it once, and is then paid off first. */
+export class Allowance {
+  #left: number;
+  #at: number;
+
+  constructor(
+    private readonly clock: Clock,
+    private readonly burst: number,
+    private readonly perSecond: number,
+  ) {
+    this.#left = burst;
+    this.#at = clock.monotonic();
+  }
+
+  get left(): number {
+    const now = this.clock.monotonic();
+    this.#left = Math.min(this.burst, this.#left + ((now - this.#at) / 1000) * this.perSecond);
+    this.#at = now;
+    return this.#left;
+  }
+
+  /** False when nothing is left. */
+  take(n = 1): boolean {
+    if (this.left <= 0) return false;
+    this.#left -= n;
+    return true;
+  }
+}

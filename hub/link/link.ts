@@ -9,7 +9,7 @@ import { nodes, pods } from '../../api/kinds/index.js';
 import { LINK_PREFIX, type LinkSettings, linkSettings } from '../../api/kinds/link-settings.js';
 import type { Log } from '../../api/log.js';
 import { ApiError, isApiError } from '../../api/meta/errors.js';
-import { Decoder, WireError } from '../../api/wire/codec.js';
+import { BombError, Decoder, type Received, WireError } from '../../api/wire/codec.js';
 import {
   type Applied,
   type Bye,
@@ -335,7 +335,16 @@ export class HubLink implements NodeStreams, PodConnections, UsageStreams {
       this.#sender.query(from.node);
       return;
     }
-    const frame = n.session.decoders[from.channel].push(payload);
+    if (from.channel === 'u' && n.unpacking.left <= 0)
+      throw new WireError('more than a node may say at once; it will say it again');
+    let frame: Received | undefined;
+    try {
+      frame = n.session.decoders[from.channel].push(payload);
+    } catch (e) {
+      if (e instanceof BombError) n.unpacking.take(e.size);
+      throw e;
+    }
+    if (from.channel === 'u' && frame) n.unpacking.take(frame.size);
     n.session.heardAt = this.#clock.monotonic();
     if (!frame) return;
     if (from.channel === 's/u') {

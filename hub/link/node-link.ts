@@ -6,7 +6,15 @@ import type { NodeReport } from '../../api/wire/desired.js';
 import type { Held } from '../../api/wire/set.js';
 import type { WireFormat } from '../../api/wire/versions.js';
 import type { EventRecorder } from '../events.js';
+import { Allowance } from './limiter.js';
 import { NodeStreamTable } from './streams.js';
+
+/** Of control messages, as JSON: a node with 110 pods says 400 KB when it says everything. */
+const UNPACKED_BURST = 16 * 1024 * 1024;
+const UNPACKED_PER_SECOND = 256 * 1024;
+/** Twice an agent's ring. */
+const EVENTS_BURST = 512;
+const EVENTS_PER_SECOND = 2;
 
 export interface Session {
   id: string;
@@ -60,6 +68,10 @@ export interface NodeLink {
   /** A hello may make the Node object; a report alone may not, so that a deleted Node stays deleted until then. */
   mayRegister: boolean;
   leaseAt: number | undefined;
+  /** Bytes that it may have unpacked: a small frame can be a thousand times as large inside. */
+  readonly unpacking: Allowance;
+  /** Events that it may tell: each is a write. */
+  readonly telling: Allowance;
   readonly intake: IntakeState;
   readonly sync: SyncState;
   readonly streams: NodeStreamTable;
@@ -76,6 +88,8 @@ export const newNodeLink = (name: string, clock: Clock, events: EventRecorder): 
   report: undefined,
   mayRegister: false,
   leaseAt: undefined,
+  unpacking: new Allowance(clock, UNPACKED_BURST, UNPACKED_PER_SECOND),
+  telling: new Allowance(clock, EVENTS_BURST, EVENTS_PER_SECOND),
   intake: {
     epoch: undefined,
     asked: false,

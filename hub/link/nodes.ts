@@ -1,6 +1,7 @@
 /** The Node object as it follows from an agent's report and the state of its link. Pure. */
 import type { Node, NodeCondition } from 'kubernetes-types/core/v1.js';
 import { rfc3339 } from '../../api/clock.js';
+import { isNodesOwnLabel } from '../../api/kinds/node-labels.js';
 import { isExtendedResource } from '../../api/kinds/resource-names.js';
 import { DATA_LIMIT, type NodeReport } from '../../api/wire/desired.js';
 import { canonical } from '../../api/wire/set.js';
@@ -137,9 +138,10 @@ export function planNode(old: Frozen<Node> | undefined, f: NodeFacts, nowMs: num
   const annotations: Record<string, string> = { ...old?.metadata?.annotations };
   if (f.report) {
     const owned = (annotations[LABELS_ANNOTATION] ?? '').split(',').filter(Boolean);
-    for (const k of owned) if (!(k in f.report.labels)) delete labels[k];
-    Object.assign(labels, f.report.labels);
-    annotations[LABELS_ANNOTATION] = Object.keys(f.report.labels).sort().join();
+    const told = Object.fromEntries(Object.entries(f.report.labels).filter(([k]) => isNodesOwnLabel(k)));
+    for (const k of owned) if (!(k in told)) delete labels[k];
+    Object.assign(labels, told);
+    annotations[LABELS_ANNOTATION] = Object.keys(told).sort().join();
   }
   if (f.publicKey) annotations[KEY_ANNOTATION] = f.publicKey;
   const main: Node = {

@@ -107,6 +107,13 @@ export class Revocations {
     return this.#list.get(key);
   }
 
+  /** Whether the device of that node is: by the key that its Node names, or by the list when the Node is gone. */
+  lockedOut(node: string): boolean {
+    if (this.#list.size === 0) return false;
+    const key = pinnedKey(this.#nodes.get(node));
+    return key ? this.#list.has(keyId(key)) : [...this.#list.values()].some((r) => r.node === node);
+  }
+
   /** Why nobody with that key and name gets in any more; undefined when they do. */
   refusal(cn: string, key: string): string | undefined {
     const r = this.#list.get(key);

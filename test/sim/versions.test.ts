@@ -377,6 +377,37 @@ describe('agents of other releases at this hub', () => {
     await w.stop();
   });
 
+  it('one that sends bombs is heard seldom, and others as before', async () => {
+    const w = new World();
+    await w.startHub(V2);
+    const agent = agentPeer(w, {});
+    agent.hello();
+    await w.run(1000);
+    expect((await w.ready())?.status).toBe('True');
+    const said = (pattern: RegExp) => w.log.splice(0).filter((l) => pattern.test(l)).length;
+    // 6 MB of JSON in a few KB, fifty times: three or four are unpacked, as one a minute is from then on.
+    const bomb = { zz: 'x'.repeat(6 << 20), e: 'epoch1', q: 0 };
+    const send = async (times: number) => {
+      for (let q = 1; q <= times; q++) agent.sendReport({ ...bomb, q });
+      await w.run(1000);
+      return said(/more than a node may say at once/);
+    };
+    expect(await send(50)).toBeGreaterThan(45);
+    await w.run(60_000);
+    expect(await send(5)).toBeLessThan(5);
+    // What cannot be unpacked at all costs as much.
+    await w.run(60_000);
+    agent.sendReport({ zz: 'x'.repeat(12 << 20) });
+    await w.run(100);
+    expect(said(/cannot inflate/)).toBe(1);
+    // Nobody is shut out for ever.
+    await w.run(300_000);
+    agent.hello();
+    await w.run(1000);
+    expect((await w.ready())?.status).toBe('True');
+    await w.stop();
+  });
+
   it('a newer one that speaks the new with a hub that does', async () => {
     const w = new World();
     await w.startHub(V23);

@@ -234,6 +234,11 @@ export class FrozenAgent extends Side {
     super(o.dictionary, o.node, o.peculiar ?? {}, o.publish);
   }
 
+  /** Whatever a stolen device may say. */
+  sendReport(body: object): void {
+    this.seal('u', 5, body);
+  }
+
   hello(): void {
     const s = `session-${this.epoch}-${++this.#n}`;
     this.begin(s, this.#agreed?.secret, 2);
