@@ -11,6 +11,7 @@ import { decodeBody, summaryOf } from './body.js';
 import { checkForm, type Encoder, type Form, formOf } from './encode.js';
 import {
   asApiError,
+  type Chunks,
   errorReply,
   methodNotAllowed,
   noSuchResource,
@@ -271,7 +272,10 @@ const log: Run = async (b, call, req) => {
     call.target.kind,
     keyOfTarget(call.target),
   ) as unknown as Frozen<Pod>;
-  return podLog(pod, call.query, b.streams, () => req.signal());
+  const reply = await podLog(pod, call.query, b.streams, () => req.signal());
+  if (req.upgrade !== 'websocket' || typeof reply.body !== 'object') return reply;
+  const { logSocket } = await import('./streams/logsocket.js');
+  return logSocket(req, reply.body as Chunks);
 };
 
 const connect =

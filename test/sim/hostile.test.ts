@@ -240,7 +240,6 @@ class EvilBroker {
 class Host implements PodHost {
   desired: DesiredSet | undefined;
   link: AgentLink | undefined;
-  #told = 0;
 
   constructor(
     private readonly node: string,
@@ -260,14 +259,14 @@ class Host implements PodHost {
     this.tell();
   }
 
-  /** Every report has a higher number in it than the one before. */
+  /** Every report has a higher number in it than all before, those of earlier processes of the agent as well. */
   tell(): void {
     for (const p of this.desired?.pods ?? [])
       this.link?.pod({
         namespace: 'default',
         name: p.metadata!.name!,
         uid: p.metadata!.uid!,
-        status: { phase: 'Running', message: `${STATUS} ${++this.#told}` },
+        status: { phase: 'Running', message: `${STATUS} ${++this.world.told}` },
         ...(p.metadata!.deletionTimestamp ? { gone: true } : {}),
       });
   }
@@ -299,6 +298,8 @@ class World {
   readonly bound = new Map<string, string>();
   readonly deleted = new Set<string>();
   readonly devices = new Map<string, Device>();
+  /** Of the last report that somebody was asked to send. */
+  told = 0;
   readonly #statuses = new Map<string, number>();
   hub!: HubLink;
   #serial = 0;
@@ -390,17 +391,12 @@ class World {
       const { metadata, status } = e.object as Pod;
       if (!status?.message) continue;
       const number = Number(status.message.split(' ')[1]);
-      const life = `${metadata!.uid} ${this.#life(metadata!.uid!)}`;
+      const uid = metadata!.uid!;
       if (status.phase !== 'Running' || !status.message.startsWith(STATUS))
         this.problems.push('a forged status');
-      if (number < (this.#statuses.get(life) ?? 0)) this.problems.push('an old status');
-      this.#statuses.set(life, number);
+      if (number < (this.#statuses.get(uid) ?? 0)) this.problems.push('an old status');
+      this.#statuses.set(uid, number);
     }
-  }
-
-  /** Numbers start anew with each agent process. */
-  #life(uid: string): string {
-    return this.devices.get(this.bound.get(uid)!)?.link.epoch ?? '';
   }
 
   async pod(node: string): Promise<void> {

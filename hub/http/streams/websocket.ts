@@ -17,8 +17,9 @@ const server = new WebSocketServer({
   clientTracking: false,
 });
 
-export const offered = (req: IncomingMessage): string[] =>
-  (req.headers['sec-websocket-protocol'] ?? '')
+/** The protocols that a client would speak, its favourite first. */
+export const offered = (headers: IncomingMessage['headers']): string[] =>
+  (headers['sec-websocket-protocol'] ?? '')
     .split(',')
     .map((p) => p.trim())
     .filter((p) => p !== '');
@@ -29,6 +30,18 @@ function accept(req: IncomingMessage, socket: Duplex, head: Buffer, protocol: st
   if (protocol) req.headers['sec-websocket-protocol'] = protocol;
   else delete req.headers['sec-websocket-protocol'];
   return new Promise((resolve) => server.handleUpgrade(req, socket, head, resolve));
+}
+
+/** The connection itself, for whoever sends messages without channels. What breaks it shows in its end. */
+export async function acceptMessages(
+  req: IncomingMessage,
+  socket: Duplex,
+  head: Buffer,
+  protocol: string,
+): Promise<WebSocket> {
+  const ws = await accept(req, socket, head, protocol);
+  ws.on('error', () => {});
+  return ws;
 }
 
 /** The connection as a stream of bytes, for what is tunnelled through it. */
