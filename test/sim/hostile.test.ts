@@ -320,7 +320,7 @@ class World {
       data: { k: btoa(SECRET) },
     });
     await this.startHub();
-    for (const name of this.names) await this.newDevice(name);
+    for (const name of this.names) this.startAgent(name, await this.join(name));
     void this.#watch();
   }
 
@@ -335,17 +335,16 @@ class World {
     await this.hub.start();
   }
 
-  /** A device with a new key; as after joining. */
-  async newDevice(name: string): Promise<void> {
+  /** What a device with a new key has after joining: from then on the name is its. */
+  async join(name: string): Promise<Identity> {
     const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
     const cert = await pki.issueClientCert({ ...nodeSubject(name), publicKey });
     pki.issued.record(cert);
     const signingKey = pki.signingPublicKey.toString('base64');
-    const identity = identityOf({ cert, ca: pki.caPem, signingKey, addresses: ['h:1'] }, privateKey);
-    this.startAgent(name, identity, mkdtempSync(join(dir, 'agent-')));
+    return identityOf({ cert, ca: pki.caPem, signingKey, addresses: ['h:1'] }, privateKey);
   }
 
-  startAgent(name: string, identity: Identity, dataDir: string): void {
+  startAgent(name: string, identity: Identity, dataDir = mkdtempSync(join(dir, 'agent-'))): void {
     const host = new Host(name, this);
     const link = new AgentLink({
       dataDir,
@@ -380,8 +379,10 @@ class World {
     const { link, host } = this.devices.get(name)!;
     await link.stop();
     for (const p of host.desired?.pods ?? []) this.deleted.add(p.metadata!.uid!);
+    // A hello of the old device may still be on its way; it comes too late once another has the name.
+    const identity = await this.join(name);
     await this.client.delete(nodes, { name }).catch(() => {});
-    await this.newDevice(name);
+    this.startAgent(name, identity);
   }
 
   /** Every status that reaches the store: nobody's but the device's own, and never an older one after a newer. */
