@@ -463,6 +463,9 @@ describe('limits and refusals', () => {
       message: 'Usage of EmptyDir volume "v" exceeds the limit "10Ki". ',
     });
     expect(node.told('Evicted')).toHaveLength(1);
+    // Nobody sees it as failed before it is known why.
+    const failed = node.reports.filter((r) => r.status?.phase === 'Failed');
+    expect(failed.map((r) => r.status?.reason)).toEqual(failed.map(() => 'Evicted'));
     await node.restart();
     await node.advance(60_000);
     expect(node.phase(p)).toBe('Failed');

@@ -42,6 +42,8 @@ export interface StatusInput {
   /** Why a wanted resize is not being done; `pod` then has the resources of before. */
   refused: Refusal | undefined;
   failures: ReadonlyMap<string, { message: string }>;
+  /** Its containers are being ended for a reason that only the end can tell: until then it has not ended. */
+  failing: boolean;
   /** The end, once settled: it overrides the phase. */
   end: PodEnd | undefined;
 }
@@ -55,7 +57,9 @@ export function podStatus(i: StatusInput): PodStatus {
     // They count for nothing, and nobody waits for them.
     ready: false,
   }));
-  const phase = end?.phase ?? phaseOf(i, inits, mains);
+  const shown = phaseOf(i, inits, mains);
+  const phase =
+    end?.phase ?? (i.failing && (shown === 'Failed' || shown === 'Succeeded') ? 'Running' : shown);
   const newest = [...i.sandboxes].sort((a, b) => b.attempt - a.attempt)[0];
   const ready = newest?.state === 'ready' ? newest : undefined;
   const own = pod.spec?.hostNetwork ? (newest && i.hostIP ? [i.hostIP] : []) : (ready?.ips ?? []);

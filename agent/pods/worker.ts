@@ -622,6 +622,7 @@ export class PodWorker implements PodContext {
       actual: this.#actual,
       refused: this.#refused,
       failures: this.failures,
+      failing: this.#failing !== undefined,
       end: this.settled,
     });
   }
