@@ -371,9 +371,7 @@ describe.skipIf(lacking)('CRI', () => {
           'err\n',
         ]);
         expect((await failure(shim.execSync(id, ['/no/such'], 10_000))).message).toContain('/no/such');
-        expect((await failure(shim.execSync(id, ['/bin/sleep', '60'], 1_000))).message).toMatch(
-          /timed out/,
-        );
+        expect((await failure(shim.execSync(id, ['/bin/sleep', '60'], 1_000))).message).toMatch(/timed out/);
         expect((await find(id))?.state).toBe('running');
       });
     });
