@@ -52,6 +52,13 @@ export const textReply = (status: number, text: string): Reply => ({
   body: text,
 });
 
+/** The elements of a header that is a list with commas, empty ones left out (RFC 9110 5.6.1). */
+export const headerList = (header: string | string[] | undefined): string[] =>
+  (Array.isArray(header) ? header.join() : (header ?? ''))
+    .split(',')
+    .map((p) => p.trim())
+    .filter((p) => p !== '');
+
 /** The `Status` that tells an error, as every Kubernetes client understands it. */
 export function errorReply(e: ApiError): Reply {
   const reply = jsonReply(e.code, `${JSON.stringify(e.toStatus())}\n`);

@@ -100,10 +100,10 @@ const sampleOf = (kind: Kind, name: string): AnyObject => {
   } as AnyObject;
 };
 
-/** Runs for a name of its own: what one left behind is in the way of no other. */
 /** What the API itself answers: behind a proxy is somebody else. */
 const own = ({ name }: { name: string }) => (name === 'proxy' ? [] : [`/${name}`]);
 
+/** Runs for a name of its own: what one left behind is in the way of no other. */
 const ask = fc.constantFrom(...stored).chain((kind) =>
   fc.record({
     kind: fc.constant(kind),

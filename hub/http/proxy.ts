@@ -67,7 +67,7 @@ interface Location {
 }
 
 /** Rejects with ApiError. */
-async function podLocation({ name, port }: Backend, scheme: string, get: Get): Promise<Location> {
+async function podLocation({ name, port, scheme }: Backend, get: Get): Promise<Location> {
   const pod = (await get(pods as unknown as Kind, name)) as unknown as Frozen<Pod>;
   const first = pod.spec?.containers.flatMap((c) => c.ports ?? [])[0]?.containerPort;
   const wanted = port === '' ? (first ?? (scheme === 'https' ? 443 : 80)) : Number(port);
@@ -131,7 +131,7 @@ export async function proxy(req: Request, o: ProxyOptions): Promise<Reply> {
   const backend = backendOf(id, service ? 'service' : 'pod');
   const { pod, port } = service
     ? await serviceLocation(id, backend, kind, o.get, o.random)
-    : await podLocation(backend, backend.scheme, o.get);
+    : await podLocation(backend, o.get);
   // Relative links of a page lead nowhere without the slash (https://issue.k8s.io/4958).
   if (path === '' && !req.upgrade && (req.method === 'GET' || req.method === 'HEAD'))
     return { status: 301, headers: { location: `${prefix}/${query}` } };

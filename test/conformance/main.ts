@@ -5,6 +5,7 @@ import { homedir, networkInterfaces, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { Containerd, Registry } from '../e2e/support/containerd.js';
+import { DEVICE_PARTS } from '../e2e/support/device.js';
 import { kubectlPath, missing } from '../e2e/support/needs.js';
 import { nodeReady, remove, TestAgent, TestHub } from '../e2e/support/system.js';
 import { type Binaries, binaries } from './binaries.js';
@@ -87,10 +88,7 @@ async function main(): Promise<number> {
     process.stdout.write(USAGE);
     return 0;
   }
-  const lacking = missing(
-    ...(['root', 'kubectl-1.36', 'containerd', 'runc', 'cni', 'iptables', 'iproute2', 'busybox'] as const),
-    ...(['docker-registry', 'skopeo', 'umoci', 'curl'] as const),
-  );
+  const lacking = missing(...DEVICE_PARTS, 'curl');
   if (lacking) throw new Error(`these are needed: ${lacking}`);
   const cache = join(process.env['COX_TEST_CACHE'] ?? join(homedir(), '.cache/coxswain'), 'conformance');
   const report = flags.report ?? mkdtempSync(join(tmpdir(), 'cox-conformance-'));

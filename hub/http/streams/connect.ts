@@ -9,7 +9,7 @@ import type { Clock } from '../../../api/clock.js';
 import { badRequest } from '../../../api/meta/errors.js';
 import type { Frozen } from '../../client.js';
 import { NodeRefusal, type PodConnections } from '../../streams.js';
-import { type Reply, type Request, textReply } from '../message.js';
+import { headerList, type Reply, type Request, textReply } from '../message.js';
 import { type Connectable, execOptions, portsOf, processOptions, targetOf } from './options.js';
 import * as forwarding from './portforward.js';
 import {
@@ -32,12 +32,6 @@ interface Agreed {
 
 const VERSION_HEADER = 'x-stream-protocol-version';
 
-const list = (header: string | string[] | undefined): string[] =>
-  (Array.isArray(header) ? header.join() : (header ?? ''))
-    .split(',')
-    .map((p) => p.trim())
-    .filter((p) => p !== '');
-
 /** A Reply where there is nothing to agree on (httpstream.Handshake). */
 function agree(
   req: Request,
@@ -46,7 +40,7 @@ function agree(
   const websocket = req.upgrade === 'websocket';
   const accepts = server[websocket ? 'websocket' : 'spdy'];
   const header = websocket ? 'sec-websocket-protocol' : VERSION_HEADER;
-  const offers = list(req.headers[header]);
+  const offers = headerList(req.headers[header]);
   if (offers.length === 0) {
     if (websocket) return { websocket, protocol: '' };
     return textReply(

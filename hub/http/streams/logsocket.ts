@@ -1,6 +1,6 @@
 /** A log over a WebSocket, for clients that have no other way to read on (wsstream/stream.go). */
-import type { Chunks, Reply, Request } from '../message.js';
-import { acceptMessages, offered } from './websocket.js';
+import { type Chunks, headerList, type Reply, type Request } from '../message.js';
+import { acceptMessages } from './websocket.js';
 
 /** Text frames in base64, for clients that cannot take bytes. */
 const BASE64 = 'base64.binary.k8s.io';
@@ -8,7 +8,7 @@ const PROTOCOLS: readonly string[] = ['binary.k8s.io', BASE64];
 
 /** The reply that sends these bytes as messages, after an empty one which tells that it has begun, and closes. */
 export function logSocket({ headers }: Request, log: Chunks): Reply {
-  const wanted = offered(headers);
+  const wanted = headerList(headers['sec-websocket-protocol']);
   const protocol = wanted.find((p) => PROTOCOLS.includes(p)) ?? '';
   if (wanted.length > 0 && protocol === '')
     return {
@@ -29,8 +29,6 @@ export function logSocket({ headers }: Request, log: Chunks): Reply {
           ws.send(protocol === BASE64 ? bytes.toString('base64') : bytes, (e) => (e ? failed(e) : sent())),
         );
       };
-      // The client has nothing to say; but its goodbye is to be read.
-      ws.resume();
       await send('');
       for await (const chunk of log) await send(chunk);
       ws.close(1000);

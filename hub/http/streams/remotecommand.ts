@@ -88,8 +88,12 @@ export async function serveProcess(door: Door, stream: NodeStream, clock: Clock)
   if (door.resize) void quietly(pipeline(door.resize, end.writable(SUB.resize)));
   const outputs = [copy(end, SUB.stdout, door.stdout), copy(end, SUB.stderr, door.stderr)];
   const status = await stream.done.then(exitStatus, (e: Error) => failure(e.message));
-  const read = Promise.all(outputs).then(() => true);
-  await Promise.race([read, clockEnds(clock, LAST_MS)]);
+  let cancel = () => {};
+  const late = new Promise<void>((resolve) => {
+    cancel = clock.after(LAST_MS, resolve);
+  });
+  await Promise.race([Promise.all(outputs), late]);
+  cancel();
   await tellEnd(door, status);
 }
 
@@ -110,11 +114,6 @@ async function tellEnd(door: Door, status: ExecStatus): Promise<void> {
   else if (status.status === 'Failure') await door.tell(status.message ?? '');
   door.close();
 }
-
-const clockEnds = (clock: Clock, ms: number): Promise<void> =>
-  new Promise((resolve) => {
-    clock.after(ms, resolve);
-  });
 
 /** Tells a client that was let in why there is nothing for it. */
 export const refuseProcess = (door: Door, why: string): Promise<void> => tellEnd(door, failure(why));

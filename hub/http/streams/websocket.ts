@@ -17,13 +17,6 @@ const server = new WebSocketServer({
   clientTracking: false,
 });
 
-/** The protocols that a client would speak, its favourite first. */
-export const offered = (headers: IncomingMessage['headers']): string[] =>
-  (headers['sec-websocket-protocol'] ?? '')
-    .split(',')
-    .map((p) => p.trim())
-    .filter((p) => p !== '');
-
 /** Resolves with the connection; never, when the client's request is no WebSocket's (it has been told then). */
 function accept(req: IncomingMessage, socket: Duplex, head: Buffer, protocol: string): Promise<WebSocket> {
   // Only what was agreed on is left to choose from.
